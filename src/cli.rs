@@ -1,0 +1,1 @@
+//! Every flag, documented on its field. The only file naming clap.

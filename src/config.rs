@@ -1,0 +1,1 @@
+//! What was typed becomes what is used; every relation between settings is checked here, once.

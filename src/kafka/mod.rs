@@ -1,0 +1,1 @@
+//! The only folder naming rdkafka. Bytes and positions; knows no model, no schema.

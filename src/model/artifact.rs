@@ -1,0 +1,123 @@
+//! The artifact: the bytes of one version, and what they say.
+//!
+//! Avro with `schemas/artifact.avsc`, framed as Avro's single-object encoding (`C3 01`, the schema's CRC-64-AVRO
+//! fingerprint, the datum), large arrays as little-endian `bytes`. The file that `train --out` writes, the bytes that the
+//! model log carries and the bytes that the digest is of are the same: `sha256sum iris.model` prints the digest.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::{Model, Predictor, Refusal, Signature};
+
+/// The format number that this binary writes, and the newest that it reads.
+pub const FORMAT: i32 = 1;
+/// The largest artifact that is read: memory for it is taken before it is verified.
+pub const ARTIFACT_BYTES_MAX: usize = 1 << 30;
+
+/// One version of a model, whole: what it needs to score, and what is known about it.
+///
+/// Nothing in it depends on when, where or by whom it was made: the same data and seed give the same bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Artifact {
+    /// The name of the algorithm as `train --algorithm` has it: `random-forest`.
+    pub algorithm: String,
+    /// The hyper-parameters by scikit-learn's names.
+    pub hyper_parameters: BTreeMap<String, String>,
+    /// What goes in and what comes out.
+    pub signature: Signature,
+    /// The fitted parameters.
+    pub predictor: Predictor,
+    /// How good it was on rows that it had not seen.
+    pub evaluation: Evaluation,
+    /// Inputs with the outputs that the trainer computed.
+    pub golden_rows: Vec<GoldenRow>,
+}
+
+/// How good a model was on rows that it had not seen.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Evaluation {
+    /// The number of rows that the model was fitted on.
+    pub train_rows: u64,
+    /// The number of rows that it was evaluated on.
+    pub test_rows: u64,
+    /// Metrics by name: `accuracy`, `f1` (macro average), `precision`, `recall`; or `mae`, `rmse`, `r2`.
+    pub metrics: BTreeMap<String, f64>,
+    /// Classification: rows by true class (outer) and predicted class (inner); else empty.
+    pub confusion_matrix: Vec<Vec<u64>>,
+}
+
+/// An input with the output that the trainer computed; a loader must reproduce it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GoldenRow {
+    /// A value for each feature, in the signature's order.
+    pub inputs: Vec<GoldenValue>,
+    /// The probabilities in class order, or the one value of a regression.
+    pub outputs: Vec<f64>,
+}
+
+/// A feature's value in a golden row, before the signature's rule was applied to it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GoldenValue {
+    /// Absent or `null`.
+    Missing,
+    /// A number.
+    Number(f64),
+    /// A word.
+    Category(String),
+}
+
+/// The SHA-256 of an artifact's bytes; its text is 64 lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Digest {
+        use sha2::Digest as _;
+        Digest(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// Reads the 64 hexadecimal digits; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Digest> {
+        let mut bytes = [0; 32];
+        let digits = text.as_bytes();
+        if digits.len() != 64 || digits.iter().any(|digit| !matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Digest(bytes))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Artifact {
+    /// The artifact's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        unimplemented!("helper")
+    }
+
+    /// Reads an artifact; what it says is not verified yet.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the bytes are too many, are no artifact, are of a newer format, or hold lists beyond the limits.
+    pub fn decode(_bytes: &[u8]) -> Result<Artifact, Refusal> {
+        unimplemented!("helper")
+    }
+
+    /// Verifies the structure and the golden rows; what comes back may score records.
+    ///
+    /// # Errors
+    /// The [`Refusal`] of the first check that fails.
+    pub fn into_model(self) -> Result<Model, Refusal> {
+        let model = Model::new(self.signature, self.predictor)?;
+        super::verify::golden_rows(&model, &self.golden_rows)?;
+        Ok(model)
+    }
+}

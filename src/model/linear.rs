@@ -1,0 +1,51 @@
+//! A weighted sum of the columns, as it is or through a logistic or softmax link.
+
+use super::{Block, Predictions, argmax, softmax};
+
+/// Coefficients of a linear model, one row of `columns` for each score.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Linear {
+    /// How the scores become a prediction.
+    pub link: Link,
+    /// Score after score, a coefficient for each column.
+    pub coefficients: Vec<f64>,
+    /// One for each score.
+    pub intercepts: Vec<f64>,
+}
+
+/// How the scores of a linear model become its prediction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// One score, which is the value (regression).
+    Identity,
+    /// One score `s`; the second class's probability is `1 / (1 + exp(-s))` (two classes).
+    Logistic,
+    /// A score for each class; `exp(s_k) / sum_j exp(s_j)`.
+    Softmax,
+}
+
+impl Linear {
+    pub(super) fn predict(&self, block: &Block, predictions: &mut Predictions) {
+        let columns = block.columns();
+        let mut scores = vec![0.0; self.intercepts.len()];
+        for row in block.iter() {
+            for (k, score) in scores.iter_mut().enumerate() {
+                let weights = &self.coefficients[k * columns..(k + 1) * columns];
+                let products = weights.iter().zip(row).map(|(weight, value)| weight * f64::from(*value));
+                *score = products.sum::<f64>() + self.intercepts[k];
+            }
+            match self.link {
+                Link::Identity => predictions.push_value(scores[0]),
+                Link::Logistic => {
+                    let second = 1.0 / (1.0 + (-scores[0]).exp());
+                    predictions.push_class(usize::from(scores[0] > 0.0), [1.0 - second, second].into_iter());
+                }
+                Link::Softmax => {
+                    let class = argmax(&scores);
+                    softmax(&mut scores);
+                    predictions.push_class(class, scores.iter().copied());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The record's way: bytes in, predictions out. Pure: no I/O, no clock, no logging.

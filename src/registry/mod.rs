@@ -1,0 +1,1 @@
+//! The model log as its users see it.

@@ -1,0 +1,1 @@
+//! Signals become one stop token; the drain has a deadline.

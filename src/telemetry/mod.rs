@@ -1,0 +1,1 @@
+//! The only folder naming prometheus: metrics, HTTP, logs.

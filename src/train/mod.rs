@@ -1,0 +1,1 @@
+//! The model's way, first half: a table becomes a proven artifact.
