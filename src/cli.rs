@@ -1,1 +1,629 @@
 //! Every flag, documented on its field. The only file naming clap.
+//!
+//! A setting's value is looked for in this order: the flag, the environment variable `MODELSTREAM_<FLAG>` (upper case,
+//! `_` for `-`), the file of `--config` (top-level keys for the flags of every verb, a table for each verb), the default.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+/// The values of `train --algorithm`; a test compares them with those that the trainer knows.
+pub const ALGORITHMS: [&str; 10] = [
+    "random-forest",
+    "decision-tree",
+    "extra-trees",
+    "logistic-regression",
+    "linear-regression",
+    "ridge",
+    "lasso",
+    "elastic-net",
+    "gaussian-naive-bayes",
+    "gradient-boosting",
+];
+
+/// Machine-learned predictions on a Kafka topic: exactly one for each record, by models that arrive on Kafka too.
+#[derive(Debug, Parser)]
+#[command(name = "modelstream", version, propagate_version = true, max_term_width = 120, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Common options")]
+pub struct Common {
+    /// Kafka brokers to bootstrap from: `host:port`, comma-separated.
+    #[arg(short, long, global = true, default_value = "127.0.0.1:9092", value_name = "HOST:PORT,…")]
+    pub brokers: String,
+    /// A librdkafka property for every client, as with kcat: `-X security.protocol=sasl_ssl`. May be given more than once.
+    /// Properties on which a promise rests (`enable.auto.commit`, `isolation.level`, …) are refused.
+    #[arg(short = 'X', long = "property", global = true, value_name = "KEY=VALUE")]
+    pub properties: Vec<String>,
+    /// A TOML file with settings: top-level keys for these common flags, a table for each verb (`[serve]`).
+    #[arg(long, global = true, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON document, or JSON lines, on stdout instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Log more; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Log errors only.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// How log lines look on stderr.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// The topic that carries manifests and control records.
+    #[arg(long, global = true, default_value = "modelstream.models", value_name = "TOPIC")]
+    pub models_topic: String,
+    /// The topic that carries the artifacts' chunks.
+    #[arg(long, global = true, default_value = "modelstream.artifacts", value_name = "TOPIC")]
+    pub artifacts_topic: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Show the whole way in half a minute: an embedded broker, a trainer, two lanes, a better model while records flow.
+    Demo(Demo),
+    /// Fit a model on a CSV file, report how good it is, write it to a file or publish it.
+    Train(Train),
+    /// Publish a model file as a new version on the model log.
+    Publish(Publish),
+    /// Score every record of an input topic with the newest version of a model.
+    Serve(Serve),
+    /// Score a CSV or JSON-lines file without a serving process; JSON lines on stdout.
+    Predict(Predict),
+    /// Look at the model log.
+    #[command(subcommand)]
+    Models(Models),
+    /// Send a CSV or JSON-lines file to a topic.
+    Produce(Produce),
+    /// Print the records of a topic as they come.
+    Tail(Tail),
+    /// Create the topics that serving needs.
+    #[command(subcommand)]
+    Topics(Topics),
+    /// Print the shell's completion script.
+    Completions {
+        /// The shell to complete for.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff): `modelstream man | man -l -`.
+    Man,
+}
+
+/// `modelstream demo`
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// How long records flow.
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u64).range(4..=86_400))]
+    pub seconds: u64,
+    /// Run against the cluster of `--brokers` instead of the embedded broker.
+    #[arg(long)]
+    pub real: bool,
+    /// Records per second that the producer sends.
+    #[arg(long, default_value_t = 2_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate: u32,
+    /// Where `/metrics` and `/status` are served; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
+    pub listen: String,
+}
+
+/// `modelstream train`
+#[derive(Debug, Args)]
+pub struct Train {
+    /// A CSV file with a header; `-` reads stdin.
+    #[arg(value_name = "DATA.csv")]
+    pub data: PathBuf,
+    /// The column to predict.
+    #[arg(long, value_name = "COLUMN")]
+    pub target: String,
+    /// What kind of target it is; taken from the data when not given.
+    #[arg(long, value_parser = PossibleValuesParser::new(["classification", "regression"]))]
+    pub task: Option<String>,
+    /// How to fit.
+    #[arg(long, default_value = "random-forest", value_parser = PossibleValuesParser::new(ALGORITHMS))]
+    pub algorithm: String,
+    /// Columns to leave out, comma-separated.
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    pub drop: Vec<String>,
+    /// Columns to treat as words although they look like numbers, comma-separated.
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    pub categorical: Vec<String>,
+    /// How categories become columns.
+    #[arg(long, default_value = "one-hot", value_parser = PossibleValuesParser::new(["one-hot", "ordinal"]))]
+    pub encoding: String,
+    /// What the server does with a category that the trainer never saw: a dead letter, or a row without that category.
+    #[arg(long, default_value = "refuse", value_parser = PossibleValuesParser::new(["refuse", "ignore"]))]
+    pub unknown_category: String,
+    /// Leave out rows without a target instead of failing.
+    #[arg(long)]
+    pub drop_missing_target: bool,
+    /// The share of the rows that the model is evaluated on and never sees; 0 evaluates nothing.
+    #[arg(long, default_value_t = 0.2, value_name = "SHARE")]
+    pub test_size: f64,
+    /// Seed of the split and of the algorithm; same data and seed, same digest.
+    #[arg(long, default_value_t = 7)]
+    pub seed: u64,
+    /// Also evaluate by K-fold cross-validation.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=100))]
+    pub folds: Option<u32>,
+    /// Refuse to write or publish a model below the bar, for example `f1>=0.95` or `rmse<=2.5` (exit code 8). May be given
+    /// more than once.
+    #[arg(long, value_name = "METRIC>=VALUE")]
+    pub require: Vec<String>,
+    /// Write the artifact to this file.
+    #[arg(long, value_name = "FILE.model")]
+    pub out: Option<PathBuf>,
+    /// Publish the artifact as a new version of `--model`.
+    #[arg(long, requires = "model")]
+    pub publish: bool,
+    /// The name of the model to publish.
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// A sentence for the model card.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub note: String,
+    #[command(flatten)]
+    pub hyper: Hyper,
+}
+
+/// Hyper-parameters by scikit-learn's names; one that the algorithm lacks is an error.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Hyper-parameters (scikit-learn's names)")]
+pub struct Hyper {
+    /// Trees of a forest, rounds of boosting.
+    #[arg(long, value_name = "N")]
+    pub n_estimators: Option<usize>,
+    /// The deepest that a tree may grow.
+    #[arg(long, value_name = "N")]
+    pub max_depth: Option<u16>,
+    /// The fewest rows of a leaf.
+    #[arg(long, value_name = "N")]
+    pub min_samples_leaf: Option<usize>,
+    /// The fewest rows of a node that is split.
+    #[arg(long, value_name = "N")]
+    pub min_samples_split: Option<usize>,
+    /// Columns that a split chooses from: `sqrt`, `log2`, a number of columns, or a share such as `0.5`.
+    #[arg(long, value_name = "sqrt|log2|N|SHARE")]
+    pub max_features: Option<String>,
+    /// How a classification tree judges a split: `gini`, `entropy`.
+    #[arg(long, value_name = "NAME")]
+    pub criterion: Option<String>,
+    /// Inverse strength of logistic regression's L2 penalty.
+    #[arg(long = "C", value_name = "VALUE")]
+    pub c: Option<f64>,
+    /// Strength of the penalty of ridge, lasso, elastic-net.
+    #[arg(long, value_name = "VALUE")]
+    pub alpha: Option<f64>,
+    /// Share of L1 in elastic-net's penalty.
+    #[arg(long, value_name = "SHARE")]
+    pub l1_ratio: Option<f64>,
+    /// How much each boosting round counts.
+    #[arg(long, value_name = "VALUE")]
+    pub learning_rate: Option<f64>,
+    /// Share of the rows that each boosting round sees.
+    #[arg(long, value_name = "SHARE")]
+    pub subsample: Option<f64>,
+    /// Share of the largest variance that naive Bayes adds to all variances.
+    #[arg(long, value_name = "VALUE")]
+    pub var_smoothing: Option<f64>,
+    /// The most iterations of an iterative solver.
+    #[arg(long, value_name = "N")]
+    pub max_iter: Option<usize>,
+    /// When an iterative solver stops.
+    #[arg(long, value_name = "VALUE")]
+    pub tol: Option<f64>,
+}
+
+/// `modelstream publish`
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The file that `train --out` wrote.
+    #[arg(value_name = "FILE.model")]
+    pub file: PathBuf,
+    /// The model's name.
+    #[arg(long, value_name = "NAME")]
+    pub model: String,
+    /// Claim this version number instead of the next one. The same version with the same bytes is a no-op; with other
+    /// bytes it is refused.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub as_version: Option<u64>,
+    /// A sentence for the model card.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub note: String,
+}
+
+/// `modelstream serve`
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The model to serve: `iris` follows the newest version, `iris:7` stays at version 7.
+    #[arg(long, value_name = "NAME[:VERSION]")]
+    pub model: String,
+    /// The topic with the records to score.
+    #[arg(long, value_name = "TOPIC")]
+    pub input: String,
+    /// The topic for the predictions.
+    #[arg(long, value_name = "TOPIC")]
+    pub output: String,
+    /// The topic for records that cannot be scored [default: <INPUT>.dead-letters].
+    #[arg(long, value_name = "TOPIC")]
+    pub dead_letters: Option<String>,
+    /// The consumer group [default: modelstream.<MODEL>.<INPUT>].
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// Threads, each with a consumer and a producer of its own. Partitions are spread over the lanes of all processes.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub lanes: u16,
+    /// What is promised when something dies. `at-least-once`: no record is lost, some may be predicted twice.
+    #[arg(long, default_value = "at-least-once", value_parser = PossibleValuesParser::new(["at-least-once"]))]
+    pub delivery: String,
+    /// How often finished offsets are committed; earlier when the input is idle.
+    #[arg(long, default_value = "100ms", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub commit_interval: Duration,
+    /// Where a partition starts whose committed offset no longer exists. A group that has committed nothing yet starts at the
+    /// earliest record, or at the latest with `latest`; `error` stops when a committed offset was deleted.
+    #[arg(long, default_value = "error", value_parser = PossibleValuesParser::new(["error", "earliest", "latest"]))]
+    pub offset_reset: String,
+    /// How the records are written.
+    #[arg(long, default_value = "json", value_parser = PossibleValuesParser::new(["json", "avro"]))]
+    pub input_format: String,
+    /// The Avro schema file of the records (with `--input-format avro`).
+    #[arg(long, value_name = "FILE.avsc")]
+    pub input_schema: Option<PathBuf>,
+    /// The Avro records carry the five bytes of Confluent's wire format in front; they are skipped, the schema stays the
+    /// one of `--input-schema`.
+    #[arg(long)]
+    pub confluent_framing: bool,
+    /// The field of a JSON record under which the features stand, where they are nested.
+    #[arg(long, value_name = "NAME")]
+    pub features_field: Option<String>,
+    /// How predictions are written; Avro uses `schemas/prediction.avsc`.
+    #[arg(long, default_value = "json", value_parser = PossibleValuesParser::new(["json", "avro"]))]
+    pub output_format: String,
+    /// Leave the class probabilities out of the predictions.
+    #[arg(long)]
+    pub no_probabilities: bool,
+    /// The most records that a lane scores together.
+    #[arg(long, default_value_t = 2_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub batch_records: u32,
+    /// How long a stopping process finishes what it has; then it exits with code 1.
+    #[arg(long, default_value = "25s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub drain_timeout: Duration,
+    /// Where `/metrics`, `/live`, `/ready`, `/status` are served; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:9464", value_name = "HOST:PORT")]
+    pub listen: String,
+}
+
+/// `modelstream predict`
+#[derive(Debug, Args)]
+pub struct Predict {
+    /// A CSV file with a header, or JSON lines (by the name's end or `--format`); `-` reads stdin.
+    #[arg(value_name = "DATA.csv|DATA.jsonl|-")]
+    pub data: PathBuf,
+    /// Score with this file.
+    #[arg(long, value_name = "FILE.model", conflicts_with = "model", required_unless_present = "model")]
+    pub artifact: Option<PathBuf>,
+    /// Score with a version from the model log.
+    #[arg(long, value_name = "NAME[:VERSION]")]
+    pub model: Option<String>,
+    /// What the data is [default: by the file name's end; csv for stdin].
+    #[arg(long, value_parser = PossibleValuesParser::new(["csv", "jsonl"]))]
+    pub format: Option<String>,
+    /// The field of a JSON line under which the features stand, where they are nested.
+    #[arg(long, value_name = "NAME")]
+    pub features_field: Option<String>,
+}
+
+/// `modelstream models`
+#[derive(Debug, Subcommand)]
+pub enum Models {
+    /// Every model with its versions.
+    List {
+        /// Only this model.
+        #[arg(long, value_name = "NAME")]
+        model: Option<String>,
+    },
+    /// The model card of a version.
+    Show {
+        /// The newest version of a model, or the one that is named.
+        #[arg(value_name = "NAME[:VERSION]")]
+        model: String,
+    },
+    /// Write the artifact of a version to a file.
+    Pull {
+        /// The newest version of a model, or the one that is named.
+        #[arg(value_name = "NAME[:VERSION]")]
+        model: String,
+        /// The file to write [default: NAME-VERSION.model].
+        #[arg(long, value_name = "FILE.model")]
+        out: Option<PathBuf>,
+    },
+    /// Put versions through the checks that a serving process makes before it serves them (exit code 7 when one fails).
+    Verify {
+        /// A version of the model log, or a file.
+        #[arg(value_name = "NAME[:VERSION]|FILE.model")]
+        model: String,
+    },
+}
+
+/// `modelstream produce`
+#[derive(Debug, Args)]
+pub struct Produce {
+    /// A CSV file with a header, or JSON lines; `-` reads stdin.
+    #[arg(value_name = "DATA.csv|DATA.jsonl|-")]
+    pub data: PathBuf,
+    /// The topic to send to.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: String,
+    /// What the data is [default: by the file name's end; csv for stdin].
+    #[arg(long, value_parser = PossibleValuesParser::new(["csv", "jsonl"]))]
+    pub data_format: Option<String>,
+    /// How the records are written.
+    #[arg(long, default_value = "json", value_parser = PossibleValuesParser::new(["json", "avro"]))]
+    pub format: String,
+    /// The Avro schema file of the records (with `--format avro`).
+    #[arg(long, value_name = "FILE.avsc")]
+    pub schema: Option<PathBuf>,
+    /// The column whose value becomes the record's key; it stays in the record.
+    #[arg(long, value_name = "COLUMN")]
+    pub key_column: Option<String>,
+    /// Columns to leave out, comma-separated: the label, for example.
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    pub drop: Vec<String>,
+    /// Records per second; as fast as it goes when not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+    /// Send the data this many times; 0 for ever.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub repeat: u64,
+}
+
+/// `modelstream tail`
+#[derive(Debug, Args)]
+pub struct Tail {
+    /// The topic to read, with read_committed.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: String,
+    /// Start at the beginning, not at the end.
+    #[arg(long)]
+    pub from_beginning: bool,
+    /// Stop after this many records.
+    #[arg(long, value_name = "N")]
+    pub records: Option<u64>,
+    /// Stop when there is nothing more to read.
+    #[arg(long)]
+    pub exit_at_end: bool,
+}
+
+/// `modelstream topics`
+#[derive(Debug, Subcommand)]
+pub enum Topics {
+    /// Create what is missing, with the settings that serving needs; what exists stays as it is.
+    Init(TopicsInit),
+}
+
+/// `modelstream topics init`
+#[derive(Debug, Args)]
+pub struct TopicsInit {
+    /// The topic with the records to score.
+    #[arg(long, value_name = "TOPIC")]
+    pub input: Option<String>,
+    /// The topic for the predictions.
+    #[arg(long, value_name = "TOPIC")]
+    pub output: Option<String>,
+    /// The topic for dead letters [default: <INPUT>.dead-letters].
+    #[arg(long, value_name = "TOPIC", requires = "input")]
+    pub dead_letters: Option<String>,
+    /// Partitions of input and output (and dead letters).
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    pub partitions: i32,
+    /// Replicas of each topic [default: 3, or as many as there are brokers].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=32))]
+    pub replication: Option<i32>,
+    /// Say what would be created, and create nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// A settings file that does not fit.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigFileError {
+    #[error("cannot read the settings file {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("the settings file {path} is not TOML: {message}")]
+    Toml { path: PathBuf, message: String },
+    #[error("the settings file {path} sets `{key}`, which is no setting{table}; there are: {known}")]
+    Unknown { path: PathBuf, key: String, table: String, known: String },
+}
+
+/// Reads the command line, the environment and the settings file. Prints help or a usage error and exits (code 2) where
+/// those do not parse, as clap does.
+///
+/// # Errors
+/// When the settings file cannot be read or sets what does not exist.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ConfigFileError> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut command = command();
+    if let Some(path) = config_path(&arguments) {
+        command = with_config(command, &path)?;
+    }
+    let matches = command.get_matches_from(arguments);
+    Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+}
+
+/// As [`parse`], without environment, settings file or exit: for tests of command lines in files.
+///
+/// # Errors
+/// clap's usage error.
+pub fn try_parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(arguments)
+}
+
+/// The declarations with the environment variable of each flag.
+pub fn command() -> clap::Command {
+    with_environment(Cli::command())
+}
+
+/// The completion script of a shell.
+pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "modelstream", &mut script);
+    script
+}
+
+/// The manual page, verbs included.
+///
+/// # Errors
+/// None in practice: it is written to memory.
+pub fn manual() -> std::io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    let command = Cli::command();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    for verb in command.get_subcommands() {
+        let name = format!("modelstream-{}", verb.get_name());
+        clap_mangen::Man::new(verb.clone().name(name)).render(&mut page)?;
+    }
+    Ok(page)
+}
+
+fn with_environment(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| match arg.get_long() {
+        Some("help" | "version") | None => arg,
+        Some(long) => {
+            let variable = format!("MODELSTREAM_{}", long.replace('-', "_").to_uppercase());
+            arg.env(variable).hide_env(true)
+        }
+    });
+    command.mut_subcommands(with_environment)
+}
+
+/// The settings file's path: `--config` is looked for before the real parse, because the file sets the real parse's defaults.
+fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_string_lossy();
+        if text == "--" {
+            break;
+        }
+        if text == "--config" {
+            return arguments.next().map(PathBuf::from);
+        }
+        if let Some(path) = text.strip_prefix("--config=") {
+            return Some(PathBuf::from(path));
+        }
+    }
+    std::env::var_os("MODELSTREAM_CONFIG").map(PathBuf::from)
+}
+
+fn with_config(command: clap::Command, path: &Path) -> Result<clap::Command, ConfigFileError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigFileError::Read { path: path.to_owned(), source })?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigFileError::Toml {
+        path: path.to_owned(),
+        message: error.to_string(),
+    })?;
+    with_defaults(command, &table, path, "")
+}
+
+/// Makes each key of `table` the default of the flag of that name; a table goes to the verb of its name.
+fn with_defaults(
+    mut command: clap::Command,
+    table: &toml::Table,
+    path: &Path,
+    verb: &str,
+) -> Result<clap::Command, ConfigFileError> {
+    for (key, value) in table {
+        if let toml::Value::Table(inner) = value {
+            if command.find_subcommand(key).is_some() {
+                let subcommand = command.find_subcommand(key).cloned().unwrap_or_default();
+                let changed = with_defaults(subcommand, inner, path, key)?;
+                command = command.mut_subcommand(key, |_| changed);
+                continue;
+            }
+        }
+        let Some(id) = command
+            .get_arguments()
+            .find(|arg| arg.get_long() == Some(key.as_str()) && key != "config")
+            .map(|arg| arg.get_id().clone())
+        else {
+            return Err(unknown_key(&command, key, path, verb));
+        };
+        let defaults = default_values(value);
+        command = command.mut_arg(id, |arg| arg.required(false).default_values(defaults));
+    }
+    Ok(command)
+}
+
+fn unknown_key(command: &clap::Command, key: &str, path: &Path, verb: &str) -> ConfigFileError {
+    let known: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+    let table = if verb.is_empty() { String::new() } else { format!(" of `{verb}`") };
+    ConfigFileError::Unknown { path: path.to_owned(), key: key.to_owned(), table, known: known.join(", ") }
+}
+
+fn default_values(value: &toml::Value) -> Vec<String> {
+    match value {
+        toml::Value::String(text) => vec![text.clone()],
+        toml::Value::Array(values) => values.iter().flat_map(default_values).collect(),
+        other => vec![other.to_string()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(command: clap::Command, line: &[&str]) -> Cli {
+        let matches = command.try_get_matches_from(line).expect("a valid line");
+        Cli::from_arg_matches(&matches).expect("a valid line")
+    }
+
+    #[test]
+    fn the_declarations_are_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_settings_file_sets_what_the_command_line_does_not() {
+        let table: toml::Table =
+            "brokers = 'a:1'\n[serve]\nlanes = 3\noutput = 'out'\nno-probabilities = true\n".parse().expect("TOML");
+        let command = with_defaults(command(), &table, Path::new("x.toml"), "").expect("known keys");
+        let line = ["modelstream", "serve", "--model", "iris", "--input", "in", "--lanes", "5"];
+        let cli = parsed(command, &line);
+        assert_eq!(cli.common.brokers, "a:1");
+        let Verb::Serve(serve) = cli.verb else { panic!("another verb") };
+        assert_eq!((serve.lanes, serve.output.as_str(), serve.no_probabilities), (5, "out", true));
+    }
+
+    #[test]
+    fn an_unknown_key_names_those_that_there_are() {
+        let table: toml::Table = "[serve]\nlane = 3\n".parse().expect("TOML");
+        let error = with_defaults(command(), &table, Path::new("x.toml"), "").expect_err("no such key");
+        let text = error.to_string();
+        assert!(text.contains("`lane`") && text.contains("of `serve`") && text.contains("lanes"), "{text}");
+    }
+
+    #[test]
+    fn completions_and_the_manual_page_come_from_the_same_declarations() {
+        let script = String::from_utf8(completions(clap_complete::Shell::Bash)).expect("text");
+        assert!(script.contains("--commit-interval"));
+        let page = String::from_utf8(manual().expect("in memory")).expect("text");
+        assert!(page.contains("modelstream\\-serve") || page.contains("modelstream-serve"));
+    }
+}

@@ -119,11 +119,10 @@ impl Signature {
 
     /// Whether no name stands twice among the features, nor among the classes.
     pub fn names_are_unique(&self) -> bool {
-        let unique = |names: &mut dyn Iterator<Item = &String>| {
-            let mut seen = HashSet::new();
-            names.all(|name| seen.insert(name.as_str()))
-        };
-        unique(&mut self.features.iter().map(|feature| &feature.name)) && unique(&mut self.target.classes.iter())
+        let mut features = HashSet::new();
+        let mut classes = HashSet::new();
+        self.features.iter().all(|feature| features.insert(&feature.name))
+            && self.target.classes.iter().all(|class| classes.insert(class))
     }
 }
 
