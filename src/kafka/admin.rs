@@ -1,0 +1,177 @@
+//! Topics and their sizes.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::settings::{Connection, REQUEST_TIMEOUT};
+use super::{Error, context};
+
+/// A topic to create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSpec {
+    /// Its name.
+    pub name: String,
+    /// Its number of partitions.
+    pub partitions: i32,
+    /// Whether only the newest record of each key is kept (`cleanup.policy=compact`).
+    pub compacted: bool,
+}
+
+/// The replicas that [`Admin::create`] gives a topic where the user does not say: what exactly-once needs to survive a broker.
+pub const REPLICATION_WANTED: i32 = 3;
+
+struct AdminContext;
+
+impl ClientContext for AdminContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        context::log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        context::error(&error, reason);
+    }
+}
+
+impl ConsumerContext for AdminContext {}
+
+/// Asks and changes what the cluster has.
+pub struct Admin {
+    connection: Connection,
+    /// Metadata and watermarks are asked through a consumer: the admin client has no call for them.
+    client: BaseConsumer<AdminContext>,
+}
+
+impl Admin {
+    /// Connects, lazily.
+    ///
+    /// # Errors
+    /// When a setting is not valid.
+    pub fn new(connection: &Connection) -> Result<Admin, Error> {
+        let client = BaseConsumer::from_config_and_context(&connection.admin(), AdminContext)
+            .map_err(|error| Error::new("connecting", connection.brokers(), &error))?;
+        Ok(Admin { connection: connection.clone(), client })
+    }
+
+    /// The number of partitions of each topic that exists, by name.
+    ///
+    /// # Errors
+    /// When no broker answers.
+    pub fn topics(&self) -> Result<BTreeMap<String, i32>, Error> {
+        let metadata =
+            self.client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|error| self.error("listing topics", &error))?;
+        let existing = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        Ok(existing.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect())
+    }
+
+    /// The number of partitions of `topic`; `None` when it does not exist.
+    ///
+    /// # Errors
+    /// When no broker answers.
+    pub fn partitions(&self, topic: &str) -> Result<Option<i32>, Error> {
+        let metadata = self
+            .client
+            .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
+            .map_err(|error| self.error(&format!("looking up {topic}"), &error))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        match found.map(|topic| (topic.error(), topic.partitions().len() as i32)) {
+            None | Some((Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART), _)) | Some((None, 0)) => {
+                Ok(None)
+            }
+            Some((None, partitions)) => Ok(Some(partitions)),
+            Some((Some(code), _)) => {
+                Err(self.error(&format!("looking up {topic}"), &KafkaError::MetadataFetch(code.into())))
+            }
+        }
+    }
+
+    /// The number of brokers.
+    ///
+    /// # Errors
+    /// When no broker answers.
+    pub fn brokers(&self) -> Result<i32, Error> {
+        let metadata =
+            self.client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|error| self.error("listing brokers", &error))?;
+        Ok(metadata.brokers().len() as i32)
+    }
+
+    /// The first offset of a partition and the one behind its last.
+    ///
+    /// # Errors
+    /// When no broker answers or the partition does not exist.
+    pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
+        self.client
+            .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
+            .map_err(|error| self.error(&format!("looking up the offsets of {topic}"), &error))
+    }
+
+    /// Creates the topics; one that exists already is no error. Waits until the cluster knows them.
+    ///
+    /// # Errors
+    /// When the cluster refuses one of them.
+    pub fn create(&self, topics: &[TopicSpec], replication: i32) -> Result<(), Error> {
+        let admin = AdminClient::from_config_and_context(&self.connection.admin(), AdminContext)
+            .map_err(|error| self.error("connecting", &error))?;
+        let new_topics: Vec<NewTopic<'_>> = topics.iter().map(|topic| new_topic(topic, replication)).collect();
+        let options = AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT));
+        let created = block_on(admin.create_topics(&new_topics, &options))
+            .map_err(|error| self.error("creating topics", &error))?;
+        for result in created {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => {
+                    return Err(self.error(&format!("creating topic {name}"), &KafkaError::AdminOp(code)));
+                }
+            }
+        }
+        topics.iter().try_for_each(|topic| self.await_topic(&topic.name))
+    }
+
+    fn await_topic(&self, name: &str) -> Result<(), Error> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        while self.partitions(name)?.is_none() {
+            if Instant::now() >= deadline {
+                let doing = format!("waiting for the new topic {name}");
+                return Err(Error::TimedOut { doing, seconds: REQUEST_TIMEOUT.as_secs() });
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn error(&self, doing: &str, error: &KafkaError) -> Error {
+        Error::new(doing, self.connection.brokers(), error)
+    }
+}
+
+fn new_topic(topic: &TopicSpec, replication: i32) -> NewTopic<'_> {
+    let new = NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(replication));
+    if topic.compacted { new.set("cleanup.policy", "compact") } else { new }
+}
+
+/// Waits for an admin call; librdkafka's own thread completes it, within its operation timeout.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Wake, Waker};
+
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! A lane's member of the consumer group.
+//!
+//! Callbacks do nothing but queue an [`Event`]; the lane answers it in its own loop. That is allowed because librdkafka waits
+//! with a rebalance until the application calls (un)assign, wherever it does so (`rd_kafka_rebalance_op_incr`), and holds
+//! the assigned partitions meanwhile.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::Error;
+use super::context::{self, Statistics};
+use super::settings::{Connection, REQUEST_TIMEOUT};
+
+/// Where a partition starts when its group has no valid committed offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffsetReset {
+    /// Nothing committed yet: the earliest record. Committed, but deleted since: [`Error::OffsetGone`].
+    Error,
+    /// The earliest record there is.
+    Earliest,
+    /// Only what comes from now on.
+    Latest,
+}
+
+/// Something that happened to a member of the group.
+#[derive(Debug)]
+pub enum Event {
+    /// These partitions are to be taken with [`GroupConsumer::assign`].
+    Assigned(Vec<i32>),
+    /// These partitions are to be given back with [`GroupConsumer::unassign`].
+    Revoked {
+        /// The partitions.
+        partitions: Vec<i32>,
+        /// They belong to another member already: what was not committed is not ours to commit.
+        lost: bool,
+    },
+    /// An asynchronous commit ended.
+    Committed(Result<(), Error>),
+    /// librdkafka's statistics; `None` when they could not be read.
+    Statistics(Option<Statistics>),
+    /// The consumer reports an error.
+    Failed(Error),
+}
+
+/// What a [`GroupConsumer::fetch`] brought.
+#[derive(Debug)]
+pub enum Fetched {
+    /// The batch holds at least one record.
+    Records,
+    /// Something happened; the batch is empty.
+    Event(Event),
+    /// Nothing came within the time.
+    Nothing,
+}
+
+/// How much a batch may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchLimits {
+    /// Records.
+    pub records: usize,
+    /// Bytes of keys and payloads; one record may exceed it.
+    pub bytes: usize,
+}
+
+/// One record of the input topic, borrowed from librdkafka's memory.
+pub struct Record<'c>(BorrowedMessage<'c>);
+
+impl<'c> Record<'c> {
+    pub(super) fn new(message: BorrowedMessage<'c>) -> Record<'c> {
+        Record(message)
+    }
+
+    /// The key's bytes.
+    pub fn key(&self) -> Option<&[u8]> {
+        self.0.key()
+    }
+
+    /// The value's bytes; `None` is a tombstone.
+    pub fn payload(&self) -> Option<&[u8]> {
+        self.0.payload()
+    }
+
+    /// The partition that it came from.
+    pub fn partition(&self) -> i32 {
+        self.0.partition()
+    }
+
+    /// Its offset there.
+    pub fn offset(&self) -> i64 {
+        self.0.offset()
+    }
+
+    /// Its timestamp in milliseconds since the Unix epoch, where it has one.
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        self.0.timestamp().to_millis()
+    }
+
+    /// Its headers in order.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        self.0.headers().into_iter().flat_map(|headers| headers.iter()).map(|header| (header.key, header.value))
+    }
+
+    /// The bytes of key and value.
+    pub fn len(&self) -> usize {
+        self.0.key_len() + self.0.payload_len()
+    }
+
+    /// Whether it has neither key nor value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+struct GroupContext {
+    topic: String,
+    brokers: String,
+    events: Mutex<VecDeque<Event>>,
+}
+
+impl GroupContext {
+    /// The lane's thread alone touches the queue, inside `poll` and after it; a poisoned lock holds nothing half done.
+    fn events(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        context::log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        context::error(&error, reason);
+    }
+
+    fn stats_raw(&self, json: &[u8]) {
+        self.events().push_back(Event::Statistics(context::parse_statistics(json, &self.topic)));
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        let partitions = partitions.elements().iter().map(|element| element.partition()).collect();
+        let event = match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Event::Assigned(partitions),
+            _ => Event::Revoked { partitions, lost: consumer.assignment_lost() },
+        };
+        self.events().push_back(event);
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        let result = match result {
+            // There was nothing to commit.
+            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => return,
+            other => other.map_err(|error| Error::new("committing offsets", &self.brokers, &error)),
+        };
+        self.events().push_back(Event::Committed(result));
+    }
+}
+
+/// A member of a consumer group on one topic. Polled by one thread.
+pub struct GroupConsumer {
+    inner: BaseConsumer<GroupContext>,
+    topic: String,
+    brokers: String,
+    reset: OffsetReset,
+}
+
+impl GroupConsumer {
+    /// Joins `group` on `topic`; the first [`Event::Assigned`] tells what it was given.
+    ///
+    /// # Errors
+    /// When a setting is not valid. A broker that is away is no error here: librdkafka keeps trying.
+    pub fn join(connection: &Connection, group: &str, topic: &str, reset: OffsetReset) -> Result<Self, Error> {
+        // A partition without a committed offset never starts by this: `assign` gives each partition its start.
+        let policy = match reset {
+            OffsetReset::Error => "error",
+            OffsetReset::Earliest => "earliest",
+            OffsetReset::Latest => "latest",
+        };
+        let context = GroupContext {
+            topic: topic.to_owned(),
+            brokers: connection.brokers().to_owned(),
+            events: Mutex::new(VecDeque::new()),
+        };
+        let config = connection.group_consumer(group, policy);
+        let failed = |error: &KafkaError| Error::new(format!("joining group {group}"), connection.brokers(), error);
+        let inner = BaseConsumer::from_config_and_context(&config, context).map_err(|error| failed(&error))?;
+        inner.subscribe(&[topic]).map_err(|error| failed(&error))?;
+        Ok(GroupConsumer { inner, topic: topic.to_owned(), brokers: connection.brokers().to_owned(), reset })
+    }
+
+    /// Waits up to `wait` for something, then takes what is there without waiting for more, up to `limits`.
+    ///
+    /// An event that comes while records are being taken is returned by the next call, so `batch` is always scored first.
+    pub fn fetch<'c>(&'c self, batch: &mut Vec<Record<'c>>, limits: BatchLimits, wait: Duration) -> Fetched {
+        if let Some(event) = self.next_event() {
+            return Fetched::Event(event);
+        }
+        let mut bytes = 0;
+        let mut wait = wait;
+        while batch.len() < limits.records && bytes < limits.bytes {
+            match self.inner.poll(wait) {
+                Some(Ok(message)) => {
+                    bytes += message.key_len() + message.payload_len();
+                    batch.push(Record::new(message));
+                }
+                Some(Err(error)) => self.inner.context().events().push_back(Event::Failed(self.poll_error(&error))),
+                None => break,
+            }
+            if !self.inner.context().events().is_empty() {
+                break;
+            }
+            wait = Duration::ZERO;
+        }
+        if !batch.is_empty() {
+            return Fetched::Records;
+        }
+        self.next_event().map_or(Fetched::Nothing, Fetched::Event)
+    }
+
+    fn next_event(&self) -> Option<Event> {
+        self.inner.context().events().pop_front()
+    }
+
+    fn poll_error(&self, error: &KafkaError) -> Error {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                Error::OffsetGone { topic: self.topic.clone() }
+            }
+            _ => Error::new(format!("reading {}", self.topic), &self.brokers, error),
+        }
+    }
+
+    /// Takes `partitions`, each from the group's committed offset or, where it has none, from where the policy says.
+    ///
+    /// # Errors
+    /// When the committed offsets cannot be read within [`REQUEST_TIMEOUT`].
+    pub fn assign(&self, partitions: &[i32]) -> Result<(), Error> {
+        let starts = self.start_offsets(partitions)?;
+        let result = match self.inner.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => self.inner.incremental_assign(&starts),
+            RebalanceProtocol::Eager | RebalanceProtocol::None => self.inner.assign(&starts),
+        };
+        result.map_err(|error| Error::new(format!("taking partitions of {}", self.topic), &self.brokers, &error))
+    }
+
+    /// Gives `partitions` back.
+    ///
+    /// # Errors
+    /// When librdkafka refuses, which it does when they are not ours.
+    pub fn unassign(&self, partitions: &[i32]) -> Result<(), Error> {
+        let result = match self.inner.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => self.inner.incremental_unassign(&self.list(partitions)),
+            RebalanceProtocol::Eager | RebalanceProtocol::None => self.inner.unassign(),
+        };
+        result.map_err(|error| Error::new(format!("giving partitions of {} back", self.topic), &self.brokers, &error))
+    }
+
+    /// Moves `partitions` back to the group's committed offsets and forgets what was fetched beyond: the broker, not our
+    /// memory, says where to go on.
+    ///
+    /// # Errors
+    /// When the committed offsets cannot be read, or a partition cannot be moved.
+    pub fn rewind(&self, partitions: &[i32]) -> Result<(), Error> {
+        let doing = || format!("going back to the committed offsets of {}", self.topic);
+        let starts = self.start_offsets(partitions)?;
+        let moved = self
+            .inner
+            .seek_partitions(starts, REQUEST_TIMEOUT)
+            .map_err(|error| Error::new(doing(), &self.brokers, &error))?;
+        let failed = moved.elements().iter().find_map(|element| element.error().err());
+        failed.map_or(Ok(()), |error| Err(Error::new(doing(), &self.brokers, &error)))
+    }
+
+    fn start_offsets(&self, partitions: &[i32]) -> Result<TopicPartitionList, Error> {
+        let doing = || format!("reading the committed offsets of {}", self.topic);
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let committed = loop {
+            // A transaction that is still open on these offsets (UNSTABLE_OFFSET_COMMIT) is awaited inside.
+            match self.inner.committed_offsets(self.list(partitions), REQUEST_TIMEOUT) {
+                Ok(committed) => break committed,
+                Err(error) if Instant::now() >= deadline => return Err(Error::new(doing(), &self.brokers, &error)),
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        };
+        let mut starts = TopicPartitionList::with_capacity(partitions.len());
+        for element in committed.elements() {
+            let start = match (element.offset(), self.reset) {
+                (Offset::Offset(offset), _) => Offset::Offset(offset),
+                (_, OffsetReset::Error | OffsetReset::Earliest) => Offset::Beginning,
+                (_, OffsetReset::Latest) => Offset::End,
+            };
+            starts
+                .add_partition_offset(&self.topic, element.partition(), start)
+                .map_err(|error| Error::new(doing(), &self.brokers, &error))?;
+        }
+        Ok(starts)
+    }
+
+    /// Stops fetching `partitions`; polling goes on, so the group keeps the member.
+    pub fn pause(&self, partitions: &[i32]) {
+        // It fails only for partitions that are not ours, which then need no pause.
+        let _ = self.inner.pause(&self.list(partitions));
+    }
+
+    /// Fetches `partitions` again.
+    pub fn resume(&self, partitions: &[i32]) {
+        let _ = self.inner.resume(&self.list(partitions));
+    }
+
+    /// Commits for each partition the offset of the next record to read; [`Event::Committed`] tells the outcome.
+    ///
+    /// # Errors
+    /// When the commit cannot even be queued.
+    pub fn commit(&self, next: impl Iterator<Item = (i32, i64)>) -> Result<(), Error> {
+        self.commit_with(next, CommitMode::Async)
+    }
+
+    /// As [`GroupConsumer::commit`], and waits for the broker; for at most the session timeout when it is away.
+    ///
+    /// # Errors
+    /// When the broker does not take the offsets: then the group is rebalancing, or the broker is away.
+    pub fn commit_and_wait(&self, next: impl Iterator<Item = (i32, i64)>) -> Result<(), Error> {
+        self.commit_with(next, CommitMode::Sync)
+    }
+
+    fn commit_with(&self, next: impl Iterator<Item = (i32, i64)>, mode: CommitMode) -> Result<(), Error> {
+        let failed = |error: &KafkaError| Error::new("committing offsets", &self.brokers, error);
+        let mut offsets = TopicPartitionList::new();
+        for (partition, offset) in next {
+            let added = offsets.add_partition_offset(&self.topic, partition, Offset::Offset(offset));
+            added.map_err(|error| failed(&error))?;
+        }
+        self.inner.commit(&offsets, mode).map_err(|error| failed(&error))
+    }
+
+    fn list(&self, partitions: &[i32]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            list.add_partition(&self.topic, *partition);
+        }
+        list
+    }
+}

@@ -1,0 +1,55 @@
+//! What librdkafka tells every client besides records: log lines, errors, statistics.
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::statistics::Statistics as Raw;
+
+/// What librdkafka says about itself each [`super::settings::STATISTICS_INTERVAL`], as far as anyone looks at it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Statistics {
+    /// Bytes sent to brokers since the start.
+    pub sent_bytes: u64,
+    /// Bytes received from brokers since the start.
+    pub received_bytes: u64,
+    /// Produced records that wait to be sent or acknowledged.
+    pub queued_records: u64,
+    /// The mean round trip to the slowest broker in the last interval, in seconds.
+    pub round_trip_seconds: f64,
+    /// For each partition of the consumer's topic the offset behind the last record that a read_committed reader may see.
+    pub end_offsets: Vec<(i32, i64)>,
+}
+
+/// Reads librdkafka's statistics; `None` where they are not valid JSON, which some versions produce (librdkafka #5378).
+pub(super) fn parse_statistics(json: &[u8], topic: &str) -> Option<Statistics> {
+    let raw: Raw = serde_json::from_slice(json).ok()?;
+    let round_trips = raw.brokers.values().filter_map(|broker| broker.rtt.as_ref()).map(|rtt| rtt.avg);
+    let partitions = raw.topics.get(topic).map(|topic| topic.partitions.values()).into_iter().flatten();
+    let end_offsets = partitions.filter(|partition| partition.partition >= 0).filter_map(|partition| {
+        let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
+        (end >= 0).then_some((partition.partition, end))
+    });
+    Some(Statistics {
+        sent_bytes: u64::try_from(raw.tx_bytes).unwrap_or(0),
+        received_bytes: u64::try_from(raw.rx_bytes).unwrap_or(0),
+        queued_records: raw.msg_cnt,
+        round_trip_seconds: round_trips.max().unwrap_or(0) as f64 / 1e6,
+        end_offsets: end_offsets.collect(),
+    })
+}
+
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
+    use RDKafkaLogLevel as Level;
+    match level {
+        Level::Emerg | Level::Alert | Level::Critical | Level::Error => {
+            tracing::warn!(target: "librdkafka", facility, "{line}");
+        }
+        Level::Warning => tracing::warn!(target: "librdkafka", facility, "{line}"),
+        Level::Notice | Level::Info => tracing::info!(target: "librdkafka", facility, "{line}"),
+        Level::Debug => tracing::debug!(target: "librdkafka", facility, "{line}"),
+    }
+}
+
+/// Errors that come here are librdkafka's own to recover from; those that end something come back from a call.
+pub(super) fn error(error: &KafkaError, reason: &str) {
+    tracing::warn!(target: "librdkafka", %error, "{reason}");
+}

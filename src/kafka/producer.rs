@@ -1,0 +1,345 @@
+//! A polled producer, with flush and commit that do not wait longer than they must.
+//!
+//! rdkafka's own `flush` and `commit_transaction` take 100 ms each whenever something is in flight, because they poll in
+//! steps that last their whole time. Here a thread polls the delivery reports ([`ThreadedProducer`]), and `rd_kafka_flush`
+//! and `rd_kafka_commit_transaction` are called directly: about 12 ms a commit.
+
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka_sys as sys;
+
+use super::consumer::Record;
+use super::settings::{Connection, TRANSACTION_TIMEOUT};
+use super::{Error, context};
+
+/// How long a producer that is full is left alone before it is tried again.
+const FULL_RETRY: Duration = Duration::from_millis(2);
+
+/// A record to send.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// The topic.
+    pub topic: &'a str,
+    /// The partition; `None` lets the key decide, as Java's clients do.
+    pub partition: Option<i32>,
+    /// The key.
+    pub key: Option<&'a [u8]>,
+    /// The value; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Milliseconds since the Unix epoch; `None` is now.
+    pub timestamp_ms: Option<i64>,
+    /// The headers.
+    pub headers: Headers,
+}
+
+/// Headers of a record to send.
+#[derive(Debug, Default)]
+pub struct Headers(Option<OwnedHeaders>);
+
+impl Headers {
+    /// No headers, with room for `capacity`.
+    pub fn with_capacity(capacity: usize) -> Headers {
+        Headers(Some(OwnedHeaders::new_with_capacity(capacity)))
+    }
+
+    /// Appends one.
+    #[must_use]
+    pub fn with(self, name: &str, value: &[u8]) -> Headers {
+        self.with_optional(name, Some(value))
+    }
+
+    /// Appends all headers of `record`, in order, except those whose name starts with `except`.
+    #[must_use]
+    pub fn with_those_of(mut self, record: &Record<'_>, except: &str) -> Headers {
+        for (name, value) in record.headers().filter(|(name, _)| !name.starts_with(except)) {
+            self = self.with_optional(name, value);
+        }
+        self
+    }
+
+    fn with_optional(self, name: &str, value: Option<&[u8]>) -> Headers {
+        let headers = self.0.unwrap_or_default();
+        Headers(Some(headers.insert(Header { key: name, value })))
+    }
+}
+
+/// What became of a [`Producer::send`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// The producer has it and will deliver it or report a failure.
+    Accepted,
+    /// The producer's queue is full: back-pressure, not an error. Try again later.
+    Full,
+    /// The record is larger than `message.max.bytes`: it can never be sent.
+    TooLarge,
+}
+
+/// Where a tagged record ended up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivered {
+    /// The tag that it was sent with.
+    pub tag: usize,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+}
+
+/// What a record is sent with when nobody asks where it ended up.
+pub const UNTAGGED: usize = 0;
+
+#[derive(Default)]
+struct ProduceContext {
+    brokers: String,
+    /// The first delivery that failed since anyone asked.
+    failure: Mutex<Option<Error>>,
+    failures: AtomicU64,
+    delivered: Mutex<Vec<Delivered>>,
+}
+
+impl ClientContext for ProduceContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        context::log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        context::error(&error, reason);
+    }
+}
+
+impl ProducerContext for ProduceContext {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, tag: usize) {
+        match result {
+            Ok(_) if tag == UNTAGGED => {}
+            Ok(message) => {
+                let delivered = Delivered { tag, partition: message.partition(), offset: message.offset() };
+                self.delivered.lock().unwrap_or_else(PoisonError::into_inner).push(delivered);
+            }
+            Err((error, message)) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                let doing = format!("delivering a record to {}", message.topic());
+                let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                failure.get_or_insert_with(|| Error::new(doing, &self.brokers, error));
+            }
+        }
+    }
+}
+
+/// Sends records; a thread of its own polls the delivery reports.
+pub struct Producer {
+    inner: ThreadedProducer<ProduceContext>,
+    brokers: String,
+}
+
+impl Producer {
+    /// An idempotent producer.
+    ///
+    /// # Errors
+    /// When a setting is not valid.
+    pub fn idempotent(connection: &Connection) -> Result<Producer, Error> {
+        Producer::create(connection, &connection.producer())
+    }
+
+    /// A transactional producer; waits until the cluster has fenced the former owner of `transactional_id` and ended its
+    /// transaction.
+    ///
+    /// # Errors
+    /// When a setting is not valid, no broker answers in time, or the cluster refuses.
+    pub fn transactional(connection: &Connection, transactional_id: &str) -> Result<Producer, Error> {
+        let producer = Producer::create(connection, &connection.transactional_producer(transactional_id))?;
+        producer.transaction("taking over the transactional id", |client, timeout| {
+            // SAFETY: the client lives as long as the producer.
+            unsafe { sys::rd_kafka_init_transactions(client, timeout) }
+        })?;
+        Ok(producer)
+    }
+
+    fn create(connection: &Connection, config: &ClientConfig) -> Result<Producer, Error> {
+        let context = ProduceContext { brokers: connection.brokers().to_owned(), ..ProduceContext::default() };
+        let inner = ThreadedProducer::from_config_and_context(config, context)
+            .map_err(|error| Error::new("creating a producer", connection.brokers(), &error))?;
+        Ok(Producer { inner, brokers: connection.brokers().to_owned() })
+    }
+
+    /// Hands a record to the producer without waiting. A `tag` other than [`UNTAGGED`] is reported by
+    /// [`Producer::take_delivered`].
+    ///
+    /// # Errors
+    /// When the producer is of no use any more, or the topic is unknown.
+    pub fn send(&self, outgoing: Outgoing<'_>, tag: usize) -> Result<Sent, Error> {
+        let record: BaseRecord<'_, [u8], [u8], usize> = BaseRecord {
+            topic: outgoing.topic,
+            partition: outgoing.partition,
+            payload: outgoing.value,
+            key: outgoing.key,
+            timestamp: outgoing.timestamp_ms,
+            headers: outgoing.headers.0,
+            delivery_opaque: tag,
+        };
+        match self.inner.send(record) {
+            Ok(()) => Ok(Sent::Accepted),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(Sent::Full),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => Ok(Sent::TooLarge),
+            Err((error, record)) => {
+                Err(Error::new(format!("sending a record to {}", record.topic), &self.brokers, &error))
+            }
+        }
+    }
+
+    /// As [`Producer::send`], waiting for room until `deadline`. `make` builds the record for each attempt.
+    ///
+    /// # Errors
+    /// As [`Producer::send`]; also when there is no room in time, or the record is too large.
+    pub fn send_waiting<'a>(
+        &self,
+        make: impl Fn() -> Outgoing<'a>,
+        tag: usize,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        loop {
+            match self.send(make(), tag)? {
+                Sent::Accepted => return Ok(()),
+                Sent::TooLarge => {
+                    return Err(Error::Other {
+                        doing: format!("sending a record to {}", make().topic),
+                        cause: "it is larger than message.max.bytes (-X message.max.bytes=… raises it)".to_owned(),
+                        fatal: false,
+                    });
+                }
+                Sent::Full if Instant::now() >= deadline => {
+                    let doing = format!("sending records to {}", make().topic);
+                    let cause = "its queue stays full".to_owned();
+                    return Err(Error::Unreachable { doing, brokers: self.brokers.clone(), cause });
+                }
+                Sent::Full => std::thread::sleep(FULL_RETRY),
+            }
+        }
+    }
+
+    /// Waits until everything sent so far was delivered or failed, at most `wait`; whether it was.
+    pub fn flush(&self, wait: Duration) -> bool {
+        let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the client lives as long as `self.inner`; the reports are polled by its thread, as the call demands.
+        let error = unsafe { sys::rd_kafka_flush(self.inner.client().native_ptr(), millis) };
+        error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+    }
+
+    /// Records that were sent and not delivered yet.
+    pub fn in_flight(&self) -> usize {
+        usize::try_from(self.inner.in_flight_count()).unwrap_or(0)
+    }
+
+    /// The first delivery that failed since the last call.
+    pub fn take_failure(&self) -> Option<Error> {
+        self.inner.context().failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Deliveries that failed since the start.
+    pub fn failures(&self) -> u64 {
+        self.inner.context().failures.load(Ordering::Relaxed)
+    }
+
+    /// Where the tagged records ended up that were delivered since the last call.
+    pub fn take_delivered(&self) -> Vec<Delivered> {
+        std::mem::take(&mut *self.inner.context().delivered.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// When one is open already, or the producer was fenced.
+    pub fn begin_transaction(&self) -> Result<(), Error> {
+        self.transaction("beginning a transaction", |client, _| {
+            // SAFETY: the client lives as long as the producer.
+            unsafe { sys::rd_kafka_begin_transaction(client) }
+        })
+    }
+
+    /// Delivers what was sent and commits the transaction.
+    ///
+    /// # Errors
+    /// When it was not committed, or its outcome is not known.
+    pub fn commit_transaction(&self) -> Result<(), Error> {
+        self.transaction("committing the transaction", |client, timeout| {
+            // SAFETY: the client lives as long as the producer; its thread polls the reports, as the call demands.
+            unsafe { sys::rd_kafka_commit_transaction(client, timeout) }
+        })
+    }
+
+    /// Aborts the transaction.
+    ///
+    /// # Errors
+    /// When even that is not possible; the broker aborts it after [`TRANSACTION_TIMEOUT`].
+    pub fn abort_transaction(&self) -> Result<(), Error> {
+        self.transaction("aborting the transaction", |client, timeout| {
+            // SAFETY: as for the commit.
+            unsafe { sys::rd_kafka_abort_transaction(client, timeout) }
+        })
+    }
+
+    /// Repeats a transactional call while librdkafka says that it may succeed when repeated, until the transaction's deadline.
+    fn transaction(
+        &self,
+        doing: &str,
+        call: impl Fn(*mut sys::rd_kafka_t, i32) -> *mut sys::rd_kafka_error_t,
+    ) -> Result<(), Error> {
+        let deadline = Instant::now() + TRANSACTION_TIMEOUT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
+            match CallError::take(call(self.inner.client().native_ptr(), millis)) {
+                None => return Ok(()),
+                Some(error) if error.retriable && !left.is_zero() => std::thread::sleep(FULL_RETRY),
+                Some(error) => return Err(error.into_error(doing, &self.brokers)),
+            }
+        }
+    }
+}
+
+/// A transactional call's error, read out of librdkafka's object.
+struct CallError {
+    code: sys::rd_kafka_resp_err_t,
+    text: String,
+    retriable: bool,
+}
+
+impl CallError {
+    /// Reads and frees the error object; null is success.
+    fn take(error: *mut sys::rd_kafka_error_t) -> Option<CallError> {
+        if error.is_null() {
+            return None;
+        }
+        // SAFETY: the object is ours until it is destroyed below, and its text lives as long as it does.
+        unsafe {
+            let taken = CallError {
+                code: sys::rd_kafka_error_code(error),
+                text: CStr::from_ptr(sys::rd_kafka_error_string(error)).to_string_lossy().into_owned(),
+                retriable: sys::rd_kafka_error_is_retriable(error) != 0,
+            };
+            sys::rd_kafka_error_destroy(error);
+            Some(taken)
+        }
+    }
+
+    fn into_error(self, doing: &str, brokers: &str) -> Error {
+        let mut error = Error::new(doing, brokers, &KafkaError::Global(self.code.into()));
+        if let Error::Unreachable { cause, .. }
+        | Error::NotAuthorised { cause, .. }
+        | Error::Fenced { cause, .. }
+        | Error::Other { cause, .. } = &mut error
+        {
+            *cause = self.text;
+        }
+        error
+    }
+}

@@ -1,0 +1,207 @@
+//! How to reach the cluster, and what every client of ours is configured with.
+
+use std::fmt;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+/// How long a one-shot request (metadata, creating a topic, reading a model) may take before its command gives up.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// A group member that sends no heartbeat for this long is out; longer than a transaction may stay open.
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+/// A lane that does not poll for this long is out; a batch and a commit fit in many times over.
+pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
+/// A transaction that is open longer is aborted by the broker; it blocks every read_committed reader of its partitions.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often librdkafka reports its statistics, from which the lag is read.
+pub const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
+/// Fetched bytes that wait for a lane; librdkafka's default of 64 MiB a consumer is more than a lane needs to stay busy.
+pub const FETCH_QUEUE_KIB: u32 = 32 * 1024;
+/// Produced bytes that wait for the broker; when it is full, the lane pauses its partitions.
+pub const PRODUCE_QUEUE_KIB: u32 = 32 * 1024;
+/// Produced records that wait for the broker.
+pub const PRODUCE_QUEUE_RECORDS: u32 = 100_000;
+
+/// Properties that are ours: a promise rests on them, or they load code.
+const RESERVED: [(&str, &str); 15] = [
+    ("bootstrap.servers", "use --brokers"),
+    ("metadata.broker.list", "use --brokers"),
+    ("group.id", "use --group"),
+    ("enable.auto.commit", "offsets are committed after delivery"),
+    ("enable.auto.offset.store", "offsets are committed after delivery"),
+    ("isolation.level", "records of aborted transactions must stay unseen"),
+    ("auto.offset.reset", "use --offset-reset"),
+    ("partition.assignment.strategy", "lanes rebalance cooperatively"),
+    ("enable.partition.eof", "the model log's end is found by it"),
+    ("transactional.id", "it is made from group, host and lane"),
+    ("enable.idempotence", "retries must not double a record"),
+    ("acks", "a record that one replica lost is lost"),
+    ("request.required.acks", "a record that one replica lost is lost"),
+    ("partitioner", "keys must land where Java clients put them"),
+    ("plugin.library.paths", "it loads code"),
+];
+
+/// How to reach the cluster.
+#[derive(Clone)]
+pub struct Connection {
+    brokers: String,
+    properties: Vec<(String, String)>,
+}
+
+/// A `-X` property that cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PropertyError {
+    #[error("-X {0}: expected KEY=VALUE")]
+    NoValue(String),
+    #[error("-X {property}: this property is not yours to set ({reason})")]
+    Reserved { property: String, reason: &'static str },
+}
+
+impl Connection {
+    /// Takes the bootstrap addresses and `KEY=VALUE` properties.
+    ///
+    /// # Errors
+    /// When a property has no value, or is one on which a promise rests.
+    pub fn new(brokers: &str, properties: &[String]) -> Result<Connection, PropertyError> {
+        let properties = properties.iter().map(|property| parse_property(property)).collect::<Result<_, _>>()?;
+        Ok(Connection { brokers: brokers.to_owned(), properties })
+    }
+
+    /// The bootstrap addresses.
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// The configuration that all clients share. The user's properties come last, so they win over our defaults.
+    fn client(&self, ours: &[(&str, &str)]) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set_log_level(RDKafkaLogLevel::Info);
+        config.set("bootstrap.servers", &self.brokers).set("client.id", "modelstream");
+        // A new topic or a moved leader is seen within this time, not within librdkafka's five minutes.
+        config.set("topic.metadata.refresh.interval.ms", "30000");
+        for (key, value) in ours {
+            config.set(*key, *value);
+        }
+        for (key, value) in &self.properties {
+            config.set(key, value);
+        }
+        config
+    }
+
+    pub(super) fn admin(&self) -> ClientConfig {
+        self.client(&[])
+    }
+
+    /// A member of a consumer group that commits what we tell it, when we tell it.
+    pub(super) fn group_consumer(&self, group: &str, offset_reset: &str) -> ClientConfig {
+        let (session, poll) = (millis(SESSION_TIMEOUT), millis(MAX_POLL_INTERVAL));
+        let (statistics, queue) = (millis(STATISTICS_INTERVAL), FETCH_QUEUE_KIB.to_string());
+        self.client(&[
+            ("group.id", group),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("isolation.level", "read_committed"),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+            ("auto.offset.reset", offset_reset),
+            ("allow.auto.create.topics", "false"),
+            ("session.timeout.ms", &session),
+            ("max.poll.interval.ms", &poll),
+            ("statistics.interval.ms", &statistics),
+            ("queued.max.messages.kbytes", &queue),
+            // The broker answers as soon as it has anything; with more it waits and throughput falls by two thirds.
+            ("fetch.wait.max.ms", "50"),
+            ("queued.min.messages", "100000"),
+        ])
+    }
+
+    /// A reader without a group: every byte is checked, ends of partitions are told.
+    pub(super) fn reader(&self) -> ClientConfig {
+        self.client(&[
+            // librdkafka asks for a group id although none is used.
+            ("group.id", "modelstream-reader"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("isolation.level", "read_committed"),
+            ("enable.partition.eof", "true"),
+            ("auto.offset.reset", "error"),
+            ("allow.auto.create.topics", "false"),
+            ("check.crcs", "true"),
+            ("fetch.wait.max.ms", "50"),
+            ("queued.max.messages.kbytes", "16384"),
+        ])
+    }
+
+    /// An idempotent producer.
+    pub(super) fn producer(&self) -> ClientConfig {
+        let (kib, records) = (PRODUCE_QUEUE_KIB.to_string(), PRODUCE_QUEUE_RECORDS.to_string());
+        self.client(&[
+            ("enable.idempotence", "true"),
+            // librdkafka's default puts keys elsewhere than Java's clients do.
+            ("partitioner", "murmur2_random"),
+            ("compression.type", "lz4"),
+            ("linger.ms", "2"),
+            ("queue.buffering.max.kbytes", &kib),
+            ("queue.buffering.max.messages", &records),
+        ])
+    }
+
+    /// A transactional producer.
+    pub(super) fn transactional_producer(&self, transactional_id: &str) -> ClientConfig {
+        let mut config = self.producer();
+        config.set("transactional.id", transactional_id);
+        config.set("transaction.timeout.ms", millis(TRANSACTION_TIMEOUT));
+        config
+    }
+}
+
+impl fmt::Debug for Connection {
+    /// Names properties, never values: one may be a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&String> = self.properties.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Connection").field("brokers", &self.brokers).field("properties", &names).finish()
+    }
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+fn parse_property(property: &str) -> Result<(String, String), PropertyError> {
+    let Some((key, value)) = property.split_once('=') else {
+        return Err(PropertyError::NoValue(property.to_owned()));
+    };
+    match RESERVED.iter().find(|(reserved, _)| *reserved == key) {
+        Some((_, reason)) => Err(PropertyError::Reserved { property: key.to_owned(), reason }),
+        None => Ok((key.to_owned(), value.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promise_cannot_be_broken_by_a_property() {
+        let refused = Connection::new("b:1", &["acks=1".to_owned()]).expect_err("reserved");
+        assert!(matches!(refused, PropertyError::Reserved { ref property, .. } if property == "acks"));
+        assert_eq!(
+            Connection::new("b:1", &["linger.ms".to_owned()]).err(),
+            Some(PropertyError::NoValue("linger.ms".into()))
+        );
+    }
+
+    #[test]
+    fn the_users_property_wins_over_our_default() {
+        let connection = Connection::new("b:1", &["linger.ms=50".to_owned()]).expect("valid");
+        assert_eq!(connection.producer().get("linger.ms"), Some("50"));
+        assert_eq!(connection.producer().get("enable.idempotence"), Some("true"));
+    }
+
+    #[test]
+    fn a_password_is_never_printed() {
+        let connection = Connection::new("b:1", &["sasl.password=geheim".to_owned()]).expect("valid");
+        let text = format!("{connection:?}");
+        assert!(text.contains("sasl.password") && !text.contains("geheim"), "{text}");
+    }
+}
