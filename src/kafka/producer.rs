@@ -17,7 +17,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProd
 use rdkafka_sys as sys;
 
 use super::consumer::Record;
-use super::settings::{Connection, TRANSACTION_TIMEOUT};
+use super::settings::Connection;
 use super::{Error, context};
 
 /// How long a producer that is full is left alone before it is tried again.
@@ -139,6 +139,8 @@ impl ProducerContext for ProduceContext {
 pub struct Producer {
     inner: ThreadedProducer<ProduceContext>,
     brokers: String,
+    /// How long a transactional call is repeated; nothing for a producer without transactions.
+    transaction_timeout: Duration,
 }
 
 impl Producer {
@@ -151,12 +153,17 @@ impl Producer {
     }
 
     /// A transactional producer; waits until the cluster has fenced the former owner of `transactional_id` and ended its
-    /// transaction.
+    /// transaction. The broker aborts a transaction that stays open longer than `timeout`.
     ///
     /// # Errors
     /// When a setting is not valid, no broker answers in time, or the cluster refuses.
-    pub fn transactional(connection: &Connection, transactional_id: &str) -> Result<Producer, Error> {
-        let producer = Producer::create(connection, &connection.transactional_producer(transactional_id))?;
+    pub fn transactional(
+        connection: &Connection,
+        transactional_id: &str,
+        timeout: Duration,
+    ) -> Result<Producer, Error> {
+        let mut producer = Producer::create(connection, &connection.transactional_producer(transactional_id, timeout))?;
+        producer.transaction_timeout = timeout;
         producer.transaction("taking over the transactional id", |client, timeout| {
             // SAFETY: the client lives as long as the producer.
             unsafe { sys::rd_kafka_init_transactions(client, timeout) }
@@ -168,7 +175,7 @@ impl Producer {
         let context = ProduceContext { brokers: connection.brokers().to_owned(), ..ProduceContext::default() };
         let inner = ThreadedProducer::from_config_and_context(config, context)
             .map_err(|error| Error::new("creating a producer", connection.brokers(), &error))?;
-        Ok(Producer { inner, brokers: connection.brokers().to_owned() })
+        Ok(Producer { inner, brokers: connection.brokers().to_owned(), transaction_timeout: Duration::ZERO })
     }
 
     /// Hands a record to the producer without waiting. A `tag` other than [`UNTAGGED`] is reported by
@@ -279,7 +286,7 @@ impl Producer {
     /// Aborts the transaction.
     ///
     /// # Errors
-    /// When even that is not possible; the broker aborts it after [`TRANSACTION_TIMEOUT`].
+    /// When even that is not possible; the broker aborts it after the transaction's timeout.
     pub fn abort_transaction(&self) -> Result<(), Error> {
         self.transaction("aborting the transaction", |client, timeout| {
             // SAFETY: as for the commit.
@@ -293,7 +300,7 @@ impl Producer {
         doing: &str,
         call: impl Fn(*mut sys::rd_kafka_t, i32) -> *mut sys::rd_kafka_error_t,
     ) -> Result<(), Error> {
-        let deadline = Instant::now() + TRANSACTION_TIMEOUT;
+        let deadline = Instant::now() + self.transaction_timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::consumer::Record;
@@ -87,7 +87,12 @@ impl LogReader {
             None => Ok(Read::Nothing),
             Some(Ok(message)) => Ok(Read::Record(Record::new(message))),
             Some(Err(KafkaError::PartitionEOF(partition))) => Ok(Read::End(partition)),
-            Some(Err(error)) => Err(Error::new(format!("reading {}", self.topic), &self.brokers, &error)),
+            Some(Err(error)) => match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                    Err(Error::OffsetGone { topic: self.topic.clone() })
+                }
+                _ => Err(Error::new(format!("reading {}", self.topic), &self.brokers, &error)),
+            },
         }
     }
 }

@@ -8,12 +8,13 @@ use rdkafka::config::RDKafkaLogLevel;
 
 /// How long a one-shot request (metadata, creating a topic, reading a model) may take before its command gives up.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
-/// A group member that sends no heartbeat for this long is out; longer than a transaction may stay open.
+/// A group member that sends no heartbeat for this long is out.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 /// A lane that does not poll for this long is out; a batch and a commit fit in many times over.
 pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
-/// A transaction that is open longer is aborted by the broker; it blocks every read_committed reader of its partitions.
-pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// A publish that is open longer is aborted by the broker: time for a large artifact on a slow line. Until then it hides
+/// what others publish after it.
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often librdkafka reports its statistics, from which the lag is read.
 pub const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
 /// Fetched bytes that wait for a lane; librdkafka's default of 64 MiB a consumer is more than a lane needs to stay busy.
@@ -147,10 +148,10 @@ impl Connection {
     }
 
     /// A transactional producer.
-    pub(super) fn transactional_producer(&self, transactional_id: &str) -> ClientConfig {
+    pub(super) fn transactional_producer(&self, transactional_id: &str, timeout: Duration) -> ClientConfig {
         let mut config = self.producer();
         config.set("transactional.id", transactional_id);
-        config.set("transaction.timeout.ms", millis(TRANSACTION_TIMEOUT));
+        config.set("transaction.timeout.ms", millis(timeout));
         config
     }
 }
