@@ -38,9 +38,9 @@ pub struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Common options")]
 pub struct Common {
-    /// Kafka brokers to bootstrap from: `host:port`, comma-separated.
-    #[arg(short, long, global = true, default_value = "127.0.0.1:9092", value_name = "HOST:PORT,…")]
-    pub brokers: String,
+    /// Kafka brokers to bootstrap from: `host:port`, comma-separated [default: 127.0.0.1:9092; `demo`: an embedded broker].
+    #[arg(short, long, global = true, value_name = "HOST:PORT,…")]
+    pub brokers: Option<String>,
     /// A librdkafka property for every client, as with kcat: `-X security.protocol=sasl_ssl`. May be given more than once.
     /// Properties on which a promise rests (`enable.auto.commit`, `isolation.level`, …) are refused.
     #[arg(short = 'X', long = "property", global = true, value_name = "KEY=VALUE")]
@@ -66,6 +66,21 @@ pub struct Common {
     /// The topic that carries the artifacts' chunks.
     #[arg(long, global = true, default_value = "modelstream.artifacts", value_name = "TOPIC")]
     pub artifacts_topic: String,
+}
+
+/// The brokers where none are given.
+pub const DEFAULT_BROKERS: &str = "127.0.0.1:9092";
+
+impl Common {
+    /// The bootstrap addresses.
+    pub fn brokers(&self) -> &str {
+        self.brokers.as_deref().unwrap_or(DEFAULT_BROKERS)
+    }
+
+    /// -1 with `--quiet`, else how often `--verbose` stands there.
+    pub fn verbosity(&self) -> i8 {
+        if self.quiet { -1 } else { i8::try_from(self.verbose).unwrap_or(i8::MAX) }
+    }
 }
 
 /// How log lines look.
@@ -114,9 +129,6 @@ pub struct Demo {
     /// How long records flow.
     #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u64).range(4..=86_400))]
     pub seconds: u64,
-    /// Run against the cluster of `--brokers` instead of the embedded broker.
-    #[arg(long)]
-    pub real: bool,
     /// Records per second that the producer sends.
     #[arg(long, default_value_t = 2_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate: u32,
@@ -606,7 +618,7 @@ mod tests {
         let command = with_defaults(command(), &table, Path::new("x.toml"), "").expect("known keys");
         let line = ["modelstream", "serve", "--model", "iris", "--input", "in", "--lanes", "5"];
         let cli = parsed(command, &line);
-        assert_eq!(cli.common.brokers, "a:1");
+        assert_eq!(cli.common.brokers(), "a:1");
         let Verb::Serve(serve) = cli.verb else { panic!("another verb") };
         assert_eq!((serve.lanes, serve.output.as_str(), serve.no_probabilities), (5, "out", true));
     }

@@ -5,6 +5,7 @@
 //! the assigned partitions meanwhile.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -124,6 +125,8 @@ struct GroupContext {
     topic: String,
     brokers: String,
     events: Mutex<VecDeque<Event>>,
+    /// Nobody answers events any more: rebalances are answered on the spot, or closing would wait for ever.
+    closing: AtomicBool,
 }
 
 impl GroupContext {
@@ -149,6 +152,10 @@ impl ClientContext for GroupContext {
 
 impl ConsumerContext for GroupContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        if self.closing.load(Ordering::Relaxed) {
+            answer_at_close(consumer, error, partitions);
+            return;
+        }
         let partitions = partitions.elements().iter().map(|element| element.partition()).collect();
         let event = match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Event::Assigned(partitions),
@@ -167,12 +174,45 @@ impl ConsumerContext for GroupContext {
     }
 }
 
-/// A member of a consumer group on one topic. Polled by one thread.
+fn answer_at_close<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    error: RDKafkaRespErr,
+    partitions: &TopicPartitionList,
+) {
+    let assigning = error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+    let answered = match (consumer.rebalance_protocol(), assigning) {
+        (RebalanceProtocol::Cooperative, true) => consumer.incremental_assign(partitions),
+        (RebalanceProtocol::Cooperative, false) => consumer.incremental_unassign(partitions),
+        (_, true) => consumer.assign(partitions),
+        (_, false) => consumer.unassign(),
+    };
+    if let Err(error) = answered {
+        tracing::debug!(%error, "a rebalance at close was not answered");
+    }
+}
+
+/// A member of a consumer group on one topic. Polled by one thread. Dropping it leaves the group.
 pub struct GroupConsumer {
     inner: BaseConsumer<GroupContext>,
     topic: String,
     brokers: String,
     reset: OffsetReset,
+}
+
+impl Drop for GroupConsumer {
+    fn drop(&mut self) {
+        let context = self.inner.context();
+        context.closing.store(true, Ordering::Relaxed);
+        let waiting: Vec<Event> = context.events().drain(..).collect();
+        for event in waiting {
+            let (error, partitions) = match event {
+                Event::Assigned(partitions) => (RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS, partitions),
+                Event::Revoked { partitions, .. } => (RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS, partitions),
+                Event::Committed(_) | Event::Statistics(_) | Event::Failed(_) => continue,
+            };
+            answer_at_close(&self.inner, error, &self.list(&partitions));
+        }
+    }
 }
 
 impl GroupConsumer {
@@ -191,6 +231,7 @@ impl GroupConsumer {
             topic: topic.to_owned(),
             brokers: connection.brokers().to_owned(),
             events: Mutex::new(VecDeque::new()),
+            closing: AtomicBool::new(false),
         };
         let config = connection.group_consumer(group, policy);
         let failed = |error: &KafkaError| Error::new(format!("joining group {group}"), connection.brokers(), error);
@@ -228,6 +269,23 @@ impl GroupConsumer {
         self.next_event().map_or(Fetched::Nothing, Fetched::Event)
     }
 
+    /// As [`GroupConsumer::fetch`] while all partitions are paused: waits for events only.
+    pub fn serve(&self, wait: Duration) -> Fetched {
+        if let Some(event) = self.next_event() {
+            return Fetched::Event(event);
+        }
+        match self.inner.poll(wait) {
+            // A record in spite of the pause must not be lost: whoever sees this error starts over.
+            Some(Ok(message)) => Fetched::Event(Event::Failed(Error::Other {
+                doing: format!("waiting with {} paused", self.topic),
+                cause: format!("a record of partition {} came", message.partition()),
+                fatal: true,
+            })),
+            Some(Err(error)) => Fetched::Event(Event::Failed(self.poll_error(&error))),
+            None => self.next_event().map_or(Fetched::Nothing, Fetched::Event),
+        }
+    }
+
     fn next_event(&self) -> Option<Event> {
         self.inner.context().events().pop_front()
     }
@@ -246,11 +304,18 @@ impl GroupConsumer {
     /// # Errors
     /// When the committed offsets cannot be read within [`REQUEST_TIMEOUT`].
     pub fn assign(&self, partitions: &[i32]) -> Result<(), Error> {
-        let starts = self.start_offsets(partitions)?;
+        let (starts, failure) = match self.start_offsets(partitions) {
+            Ok(starts) => (starts, None),
+            // The group waits for an answer in any case; the caller drops this consumer.
+            Err(failure) => (self.list(partitions), Some(failure)),
+        };
         let result = match self.inner.rebalance_protocol() {
             RebalanceProtocol::Cooperative => self.inner.incremental_assign(&starts),
             RebalanceProtocol::Eager | RebalanceProtocol::None => self.inner.assign(&starts),
         };
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
         result.map_err(|error| Error::new(format!("taking partitions of {}", self.topic), &self.brokers, &error))
     }
 
@@ -264,22 +329,6 @@ impl GroupConsumer {
             RebalanceProtocol::Eager | RebalanceProtocol::None => self.inner.unassign(),
         };
         result.map_err(|error| Error::new(format!("giving partitions of {} back", self.topic), &self.brokers, &error))
-    }
-
-    /// Moves `partitions` back to the group's committed offsets and forgets what was fetched beyond: the broker, not our
-    /// memory, says where to go on.
-    ///
-    /// # Errors
-    /// When the committed offsets cannot be read, or a partition cannot be moved.
-    pub fn rewind(&self, partitions: &[i32]) -> Result<(), Error> {
-        let doing = || format!("going back to the committed offsets of {}", self.topic);
-        let starts = self.start_offsets(partitions)?;
-        let moved = self
-            .inner
-            .seek_partitions(starts, REQUEST_TIMEOUT)
-            .map_err(|error| Error::new(doing(), &self.brokers, &error))?;
-        let failed = moved.elements().iter().find_map(|element| element.error().err());
-        failed.map_or(Ok(()), |error| Err(Error::new(doing(), &self.brokers, &error)))
     }
 
     fn start_offsets(&self, partitions: &[i32]) -> Result<TopicPartitionList, Error> {

@@ -11,8 +11,6 @@ pub struct Statistics {
     pub sent_bytes: u64,
     /// Bytes received from brokers since the start.
     pub received_bytes: u64,
-    /// Produced records that wait to be sent or acknowledged.
-    pub queued_records: u64,
     /// The mean round trip to the slowest broker in the last interval, in seconds.
     pub round_trip_seconds: f64,
     /// For each partition of the consumer's topic the offset behind the last record that a read_committed reader may see.
@@ -31,7 +29,6 @@ pub(super) fn parse_statistics(json: &[u8], topic: &str) -> Option<Statistics> {
     Some(Statistics {
         sent_bytes: u64::try_from(raw.tx_bytes).unwrap_or(0),
         received_bytes: u64::try_from(raw.rx_bytes).unwrap_or(0),
-        queued_records: raw.msg_cnt,
         round_trip_seconds: round_trips.max().unwrap_or(0) as f64 / 1e6,
         end_offsets: end_offsets.collect(),
     })

@@ -16,6 +16,7 @@ pub mod settings;
 
 mod context;
 
+pub use context::Statistics;
 pub use settings::Connection;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};

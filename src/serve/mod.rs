@@ -1,1 +1,288 @@
-//! The serving process.
+//! The serving process: start the parts, say what is ready, stop and drain.
+//!
+//! - [`lane`]: the loop
+//! - [`delivery`]: what is promised, and when offsets are committed
+//! - [`output`]: predictions and dead letters with their headers
+//! - [`model_watch`]: follows the model log; verifies; swaps
+//! - [`active`]: the slot with the active model
+
+pub mod active;
+pub mod delivery;
+pub mod lane;
+pub mod model_watch;
+pub mod output;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::kafka::admin::Admin;
+use crate::kafka::settings::{FETCH_QUEUE_KIB, PRODUCE_QUEUE_KIB};
+use crate::kafka::{self, Connection};
+use crate::model::Refusal;
+use crate::pipeline::{InputFormat, OutputFormat, Reason};
+use crate::registry::{Selector, Topics};
+use crate::shutdown::Stop;
+use crate::telemetry::Metrics;
+use crate::telemetry::http::{self, Probes};
+
+use active::Active;
+use lane::{BATCH_BYTES_MAX, Lane, LanePulse, LaneSettings};
+use model_watch::{ModelStatus, ModelWatch};
+
+/// A lane that has not turned for this long counts as dead: `/live` says so.
+pub const LANE_SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How often the serving process looks at its lanes.
+const SUPERVISION: Duration = Duration::from_millis(50);
+
+/// Everything that a serving process is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How to reach the cluster.
+    pub connection: Connection,
+    /// The model log.
+    pub topics: Topics,
+    /// The model to serve.
+    pub selector: Selector,
+    /// The number of lanes.
+    pub lanes: usize,
+    /// What the lanes share.
+    pub lane: LaneSettings,
+    /// How records are written.
+    pub input_format: InputFormat,
+    /// How predictions are written.
+    pub output_format: OutputFormat,
+    /// Where HTTP is served.
+    pub listen: SocketAddr,
+}
+
+/// What a serving process cannot go on with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka.
+    #[error(transparent)]
+    Kafka(#[from] kafka::Error),
+    /// The HTTP address.
+    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A topic that serving needs.
+    #[error("the topic {0} does not exist; `modelstream topics init` creates it")]
+    NoTopic(String),
+    /// A lane ended by a panic.
+    #[error("lane {0} ended by a panic; unfinished records are done again after a restart")]
+    Panicked(usize),
+    /// The drain took too long.
+    #[error("the drain did not end within {seconds} s; unfinished records are done again after a restart")]
+    DrainTimeout {
+        /// The deadline.
+        seconds: u64,
+    },
+    /// The system refuses a thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A running serving process.
+pub struct Server {
+    address: SocketAddr,
+    lanes: Vec<JoinHandle<Result<(), kafka::Error>>>,
+    watch: JoinHandle<()>,
+    stop: Stop,
+    drain_timeout: Duration,
+}
+
+impl Server {
+    /// Starts the parts: HTTP on `runtime`, the model watch and the lanes on threads of their own.
+    ///
+    /// # Errors
+    /// When a topic is not there, the address is taken, or a Kafka setting is not valid.
+    pub fn start(
+        settings: Settings,
+        metrics: Arc<Metrics>,
+        runtime: &tokio::runtime::Handle,
+        stop: Stop,
+    ) -> Result<Server, Error> {
+        require_topics(&settings)?;
+        metrics.expect_reasons(&Reason::ALL.map(Reason::as_str), &Refusal::REASONS);
+        let active = Arc::new(Active::new());
+        let watch = ModelWatch::new(
+            settings.connection.clone(),
+            settings.topics.clone(),
+            settings.selector.clone(),
+            (settings.input_format.clone(), settings.output_format),
+            Arc::clone(&active),
+            Arc::clone(&metrics),
+        );
+        let pulses: Vec<Arc<LanePulse>> = (0..settings.lanes).map(|_| Arc::default()).collect();
+        let probes = probes(&settings, &active, watch.status(), &pulses, &stop);
+        let address = runtime
+            .block_on(http::serve(settings.listen, Arc::clone(&metrics), probes))
+            .map_err(|source| Error::Listen { address: settings.listen, source })?;
+        announce(&settings, address);
+        let drain_timeout = settings.lane.drain_timeout;
+        let (watch, lanes) = start_threads(settings, watch, &active, &metrics, pulses, &stop)?;
+        Ok(Server { address, lanes, watch, stop, drain_timeout })
+    }
+
+    /// Where HTTP is served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until the process is told to stop or a lane cannot go on, then drains within the drain timeout.
+    ///
+    /// # Errors
+    /// The first lane's error, or that the drain took too long.
+    pub fn run(self) -> Result<(), Error> {
+        while !self.stop.wait(SUPERVISION) {
+            if self.lanes.iter().any(JoinHandle::is_finished) {
+                self.stop.set();
+            }
+        }
+        let deadline = Instant::now() + self.drain_timeout;
+        while !(self.lanes.iter().all(JoinHandle::is_finished) && self.watch.is_finished()) {
+            if Instant::now() >= deadline {
+                return Err(Error::DrainTimeout { seconds: self.drain_timeout.as_secs() });
+            }
+            std::thread::sleep(SUPERVISION);
+        }
+        let mut result = Ok(());
+        for (index, lane) in self.lanes.into_iter().enumerate() {
+            let ended = lane.join().map_err(|_| Error::Panicked(index)).and_then(|ended| Ok(ended?));
+            if let Err(error) = ended {
+                tracing::error!(lane = index, %error, "a lane ended");
+                result = result.and(Err(error));
+            }
+        }
+        result
+    }
+}
+
+fn require_topics(settings: &Settings) -> Result<(), Error> {
+    let admin = Admin::new(&settings.connection)?;
+    for topic in [&settings.lane.input, &settings.lane.output, &settings.lane.dead_letters] {
+        if admin.partitions(topic)?.is_none() {
+            return Err(Error::NoTopic(topic.clone()));
+        }
+    }
+    Ok(())
+}
+
+type Threads = (JoinHandle<()>, Vec<JoinHandle<Result<(), kafka::Error>>>);
+
+fn start_threads(
+    settings: Settings,
+    watch: ModelWatch,
+    active: &Arc<Active>,
+    metrics: &Arc<Metrics>,
+    pulses: Vec<Arc<LanePulse>>,
+    stop: &Stop,
+) -> Result<Threads, Error> {
+    let shared = Arc::new(settings.lane);
+    let mut lanes = Vec::with_capacity(pulses.len());
+    for (index, pulse) in pulses.into_iter().enumerate() {
+        let connection = settings.connection.clone();
+        let metrics = metrics.lane(index, &shared.input);
+        let lane = Lane::new(&connection, Arc::clone(&shared), Arc::clone(active), metrics, pulse)?;
+        let stop = stop.clone();
+        lanes.push(spawn(format!("lane-{index}"), move || lane.run(&connection, &stop))?);
+    }
+    let stop = stop.clone();
+    Ok((spawn("model-watch".to_owned(), move || watch.run(&stop))?, lanes))
+}
+
+fn spawn<T: Send + 'static>(name: String, run: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, Error> {
+    std::thread::Builder::new().name(name).spawn(run).map_err(Error::Thread)
+}
+
+/// The sum of the limits, so that an operator can compare it with the container's.
+fn announce(settings: &Settings, address: SocketAddr) {
+    let queues = (FETCH_QUEUE_KIB + PRODUCE_QUEUE_KIB) as usize * 1024;
+    let lane_bytes = queues + 2 * BATCH_BYTES_MAX;
+    tracing::info!(
+        model = %settings.selector,
+        input = settings.lane.input,
+        output = settings.lane.output,
+        dead_letters = settings.lane.dead_letters,
+        group = settings.lane.group,
+        lanes = settings.lanes,
+        memory_bound_mib = settings.lanes * lane_bytes / (1024 * 1024),
+        "serving; metrics on http://{address}/metrics; the memory bound is without the models",
+    );
+}
+
+/// What `/status` answers.
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    input: String,
+    output: String,
+    dead_letters: String,
+    group: String,
+    model: ModelStatus,
+    lanes: Vec<LaneStatus>,
+    stopping: bool,
+}
+
+#[derive(Serialize)]
+struct LaneStatus {
+    partitions: usize,
+    joined: bool,
+    last_turn_ms_ago: u128,
+}
+
+fn probes(
+    settings: &Settings,
+    active: &Arc<Active>,
+    model: Arc<Mutex<ModelStatus>>,
+    pulses: &[Arc<LanePulse>],
+    stop: &Stop,
+) -> Probes {
+    let (live_pulses, ready_pulses, status_pulses) = (pulses.to_vec(), pulses.to_vec(), pulses.to_vec());
+    let (ready_active, ready_stop, status_stop) = (Arc::clone(active), stop.clone(), stop.clone());
+    let (selector, lane) = (settings.selector.clone(), settings.lane.clone());
+    Probes {
+        live: Box::new(move || match live_pulses.iter().position(|pulse| pulse.age() > LANE_SILENCE_MAX) {
+            Some(index) => Err(format!("lane {index} has not turned for {} s", live_pulses[index].age().as_secs())),
+            None => Ok(()),
+        }),
+        ready: Box::new(move || {
+            if ready_stop.is_set() {
+                return Err("stopping".to_owned());
+            }
+            if !ready_active.is_set() {
+                return Err(format!("no version of {selector} is active yet"));
+            }
+            match ready_pulses.iter().position(|pulse| !pulse.has_joined()) {
+                Some(index) => Err(format!("lane {index} has not joined the group yet")),
+                None => Ok(()),
+            }
+        }),
+        status: Box::new(move || {
+            let lanes = status_pulses.iter().map(|pulse| LaneStatus {
+                partitions: pulse.partitions(),
+                joined: pulse.has_joined(),
+                last_turn_ms_ago: pulse.age().as_millis(),
+            });
+            let status = Status {
+                version: env!("CARGO_PKG_VERSION"),
+                input: lane.input.clone(),
+                output: lane.output.clone(),
+                dead_letters: lane.dead_letters.clone(),
+                group: lane.group.clone(),
+                model: model.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                lanes: lanes.collect(),
+                stopping: status_stop.is_set(),
+            };
+            serde_json::to_value(status).unwrap_or_default()
+        }),
+    }
+}

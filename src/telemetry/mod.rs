@@ -1,1 +1,7 @@
 //! The only folder naming prometheus: metrics, HTTP, logs.
+
+pub mod http;
+pub mod logging;
+pub mod metrics;
+
+pub use metrics::{LaneMetrics, Metrics, Stage};

@@ -1,0 +1,118 @@
+//! `modelstream predict`
+
+use std::io::{BufWriter, Write as _};
+
+use serde_json::json;
+
+use crate::cli;
+use crate::config;
+use crate::model::{Artifact, Digest};
+use crate::pipeline::{InputFormat, Outcome, OutputFormat, Scorer, ServedModel};
+use crate::registry::follow::{FetchError, fetch_artifact, read_state};
+use crate::registry;
+
+use super::publish::read_artifact;
+use super::rows::{self, Columns, DataFormat};
+use super::{Error, print};
+
+/// Rows that are scored together.
+const BATCH_ROWS: usize = 1_000;
+
+/// Scores a data file; one JSON line a row on stdout, in the input's order. A row that cannot be scored is a line with its
+/// reason.
+///
+/// # Errors
+/// When the model or the file cannot be read; after the last row, when a row could not be scored (exit code 8).
+pub fn run(common: &cli::Common, predict: &cli::Predict) -> Result<(), Error> {
+    let input = InputFormat::Json { field: predict.features_field.clone() };
+    let served = load(common, predict, &input)?;
+    let format = DataFormat::of(&predict.data, predict.format.as_deref());
+    let mut output = Output::new(served);
+    let mut batch: Vec<Vec<u8>> = Vec::with_capacity(BATCH_ROWS);
+    rows::for_each(&predict.data, format, &Columns::default(), |row| {
+        batch.push(row.json.clone());
+        if batch.len() < BATCH_ROWS {
+            return Ok(true);
+        }
+        let open = output.score(&batch)?;
+        batch.clear();
+        Ok(open)
+    })?;
+    output.score(&batch)?;
+    output.finish()
+}
+
+fn load(common: &cli::Common, predict: &cli::Predict, input: &InputFormat) -> Result<ServedModel, Error> {
+    let (name, version, bytes) = match (&predict.artifact, &predict.model) {
+        (Some(path), _) => {
+            let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+            (name, 0, read_artifact(path)?)
+        }
+        (None, model) => {
+            let (connection, topics) = (config::connection(common)?, config::topics(common));
+            let selector = config::selector(model.as_deref().unwrap_or_default())?;
+            let state = read_state(&connection, &topics)?;
+            let manifest = state.find(&selector)?;
+            let bytes = fetch_artifact(&connection, &topics, manifest).map_err(|error| match error {
+                FetchError::Kafka(error) => Error::Kafka(error),
+                FetchError::Refused(refusal) => {
+                    let (model, version) = (manifest.model.clone(), manifest.version);
+                    registry::Error::Refused { model, version, refusal }.into()
+                }
+            })?;
+            (manifest.model.clone(), manifest.version, bytes)
+        }
+    };
+    let digest = Digest::of(&bytes);
+    let refused = |refusal| Error::Refused { what: name.clone(), refusal };
+    let model = Artifact::decode(&bytes).and_then(Artifact::into_model).map_err(refused)?;
+    let output = OutputFormat::Json { probabilities: true };
+    ServedModel::new(name.as_str(), version, model, digest, input, &output).map_err(refused)
+}
+
+/// Scores batches onto stdout.
+struct Output {
+    served: ServedModel,
+    scorer: Scorer,
+    stdout: BufWriter<std::io::Stdout>,
+    rows: u64,
+    refused: u64,
+}
+
+impl Output {
+    fn new(served: ServedModel) -> Output {
+        let stdout = BufWriter::new(std::io::stdout());
+        Output { served, scorer: Scorer::new(), stdout, rows: 0, refused: 0 }
+    }
+
+    /// Whether stdout still has a reader.
+    fn score(&mut self, batch: &[Vec<u8>]) -> Result<bool, Error> {
+        for outcome in self.scorer.score(&self.served, batch.iter().map(|row| Some(row.as_slice()))) {
+            self.rows += 1;
+            let written = match outcome {
+                Outcome::Prediction { bytes, .. } => self.stdout.write_all(bytes),
+                Outcome::DeadLetter(dead) => {
+                    self.refused += 1;
+                    let document = json!({"error": dead.reason().as_str(), "message": dead.message(), "row": self.rows});
+                    write!(self.stdout, "{document}")
+                }
+            };
+            match written.and_then(|()| self.stdout.write_all(b"\n")) {
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(false),
+                other => other.map_err(print::failed)?,
+            }
+        }
+        Ok(true)
+    }
+
+    fn finish(mut self) -> Result<(), Error> {
+        match self.stdout.flush() {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            other => other.map_err(print::failed)?,
+        }
+        match self.refused {
+            0 => Ok(()),
+            refused => Err(Error::CheckFailed(format!("{refused} of {} rows could not be scored", self.rows))),
+        }
+    }
+}

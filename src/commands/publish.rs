@@ -1,0 +1,94 @@
+//! `modelstream publish`
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::cli;
+use crate::config;
+use crate::model::artifact::ARTIFACT_BYTES_MAX;
+use crate::registry::publish::{Published, Request, publish};
+
+use super::{Error, print};
+
+/// What a publish prints.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    model: String,
+    version: u64,
+    digest: String,
+    bytes: u64,
+    already_there: bool,
+}
+
+impl Report {
+    /// What to say of `published`.
+    pub fn new(published: &Published) -> Report {
+        let manifest = &published.manifest;
+        Report {
+            model: manifest.model.clone(),
+            version: manifest.version,
+            digest: manifest.digest.to_string(),
+            bytes: manifest.artifact_bytes,
+            already_there: published.already_there,
+        }
+    }
+
+    /// One line for a person.
+    pub fn text(&self) -> String {
+        let what = if self.already_there { "already published" } else { "published" };
+        format!("{what} {} version {}, digest {}, {} bytes", self.model, self.version, self.digest, self.bytes)
+    }
+}
+
+/// Publishes a model file.
+///
+/// # Errors
+/// When the file cannot be read or published.
+pub fn run(common: &cli::Common, publish: &cli::Publish) -> Result<(), Error> {
+    let bytes = read_artifact(&publish.file)?;
+    let published = publish_bytes(common, &publish.model, publish.as_version, &bytes, &publish.note)?;
+    let report = Report::new(&published);
+    if common.json { print::json(&report) } else { print::line(&report.text()) }
+}
+
+/// Publishes an artifact's bytes with a progress bar.
+///
+/// # Errors
+/// When they cannot be published.
+pub fn publish_bytes(
+    common: &cli::Common,
+    model: &str,
+    version: Option<u64>,
+    bytes: &[u8],
+    note: &str,
+) -> Result<Published, Error> {
+    let request = Request { model, version, bytes, published_by: who(), note: note.to_owned() };
+    let bar = print::progress(Some(bytes.len() as u64), "bytes");
+    let published = publish(&config::connection(common)?, &config::topics(common), &request, |sent| {
+        bar.inc(sent as u64);
+    });
+    bar.finish_and_clear();
+    Ok(published?)
+}
+
+/// Reads a model file, unless it is larger than an artifact may be.
+///
+/// # Errors
+/// When it cannot be read or is too large.
+pub fn read_artifact(path: &Path) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::Io { doing: format!("reading {}", path.display()), source };
+    let size = std::fs::metadata(path).map_err(failed)?.len();
+    if size > ARTIFACT_BYTES_MAX as u64 {
+        let limit = ARTIFACT_BYTES_MAX;
+        return Err(Error::Data(format!("{} has {size} bytes, a model has at most {limit}", path.display())));
+    }
+    std::fs::read(path).map_err(failed)
+}
+
+/// `user@host`, as far as the environment tells.
+fn who() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".to_owned());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{user}@{}", if host.trim().is_empty() { "unknown" } else { host.trim() })
+}

@@ -1,0 +1,60 @@
+//! `modelstream topics init`
+
+use serde_json::json;
+
+use crate::cli;
+use crate::config;
+use crate::kafka::admin::{Admin, REPLICATION_WANTED, TopicSpec};
+
+use super::{Error, print};
+
+/// Creates what is missing.
+///
+/// # Errors
+/// When no broker answers, or it refuses.
+pub fn run(common: &cli::Common, init: &cli::TopicsInit) -> Result<(), Error> {
+    let admin = Admin::new(&config::connection(common)?)?;
+    let existing = admin.topics()?;
+    let wanted = wanted(common, init);
+    let missing: Vec<TopicSpec> =
+        wanted.iter().filter(|topic| !existing.contains_key(&topic.name)).cloned().collect();
+    let replication = match init.replication {
+        Some(replication) => replication,
+        None => admin.brokers()?.clamp(1, REPLICATION_WANTED),
+    };
+    if !init.dry_run && !missing.is_empty() {
+        admin.create(&missing, replication)?;
+    }
+    let state = |topic: &TopicSpec| match (existing.get(&topic.name), init.dry_run) {
+        (Some(partitions), _) => format!("exists with {partitions} partitions"),
+        (None, true) => "would be created".to_owned(),
+        (None, false) => "created".to_owned(),
+    };
+    let cleanup = |topic: &TopicSpec| if topic.compacted { "compact" } else { "delete" };
+    if common.json {
+        return wanted.iter().try_for_each(|topic| {
+            print::json(&json!({
+                "topic": topic.name, "partitions": topic.partitions, "replication": replication,
+                "cleanup": cleanup(topic), "state": state(topic),
+            }))
+        });
+    }
+    let mut table = print::table(&["topic", "partitions", "replicas", "cleanup", "state"]);
+    for topic in &wanted {
+        let (partitions, replicas) = (topic.partitions.to_string(), replication.to_string());
+        table.add_row([topic.name.clone(), partitions, replicas, cleanup(topic).to_owned(), state(topic)]);
+    }
+    print::line(&table.trim_fmt())
+}
+
+/// The model log, and the topics of a serving process where they are named.
+fn wanted(common: &cli::Common, init: &cli::TopicsInit) -> Vec<TopicSpec> {
+    let compacted = |name: &String| TopicSpec { name: name.clone(), partitions: 1, compacted: true };
+    let plain = |name: String| TopicSpec { name, partitions: init.partitions, compacted: false };
+    let dead_letters = init.input.as_ref().map(|input| {
+        init.dead_letters.clone().unwrap_or_else(|| config::dead_letters_of(input))
+    });
+    let mut wanted = vec![compacted(&common.models_topic), compacted(&common.artifacts_topic)];
+    wanted.extend([init.input.clone(), init.output.clone(), dead_letters].into_iter().flatten().map(plain));
+    wanted
+}

@@ -1,0 +1,33 @@
+//! The slot with the active model: one writer, many readers, a reader never waits.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwapOption, Guard};
+
+use crate::pipeline::ServedModel;
+
+/// The model that the next batch is scored with.
+#[derive(Default)]
+pub struct Active(ArcSwapOption<ServedModel>);
+
+impl Active {
+    /// An empty slot.
+    pub fn new() -> Active {
+        Active::default()
+    }
+
+    /// The active model. Hold it for one batch: all of a batch is scored with one version.
+    pub fn load(&self) -> Guard<Option<Arc<ServedModel>>> {
+        self.0.load()
+    }
+
+    /// Whether there is a model.
+    pub fn is_set(&self) -> bool {
+        self.0.load().is_some()
+    }
+
+    /// Puts `model` in and returns the former one, which lanes may still hold.
+    pub(super) fn swap(&self, model: Arc<ServedModel>) -> Option<Arc<ServedModel>> {
+        self.0.swap(Some(model))
+    }
+}

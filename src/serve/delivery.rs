@@ -1,0 +1,175 @@
+//! How finished records are promised: what is sent, and when their offsets are committed.
+//!
+//! The lane's loop knows only this: send, commit when due, settle before partitions are given back, start over after a
+//! failure. `at-least-once` is the one promise so far: offsets are committed after the broker acknowledged every output.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::kafka::consumer::{GroupConsumer, Record};
+use crate::kafka::producer::{Outgoing, Producer, Sent, UNTAGGED};
+use crate::kafka::{self, Connection};
+
+/// How long a due commit waits for deliveries before the lane looks at its consumer again.
+const FLUSH_SLICE: Duration = Duration::from_millis(50);
+
+/// A lane's outputs and the input offsets that they finish.
+pub struct Delivery {
+    connection: Connection,
+    producer: Producer,
+    interval: Duration,
+    progress: BTreeMap<i32, Progress>,
+    /// Whether `progress` holds more than was committed.
+    uncommitted: bool,
+    /// Of the records finished since the last commit: at most as many as the producer holds and one batch.
+    timestamps: Vec<u64>,
+    last_commit: Instant,
+}
+
+/// How far a partition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The offset of the next record to read; all before it were sent.
+    pub next_offset: i64,
+    /// The timestamp of the record before it, in milliseconds since the Unix epoch.
+    pub timestamp_ms: Option<i64>,
+}
+
+/// How a commit went.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Commit {
+    /// The offsets are on their way; everything that they cover was delivered.
+    Done,
+    /// Deliveries are still outstanding; try again.
+    NotYet,
+}
+
+impl Delivery {
+    /// Delivers at least once: a crash between delivery and commit doubles what was delivered.
+    ///
+    /// # Errors
+    /// When a setting is not valid.
+    pub fn at_least_once(connection: &Connection, interval: Duration) -> Result<Delivery, kafka::Error> {
+        Ok(Delivery {
+            connection: connection.clone(),
+            producer: Producer::idempotent(connection)?,
+            interval,
+            progress: BTreeMap::new(),
+            uncommitted: false,
+            timestamps: Vec::new(),
+            last_commit: Instant::now(),
+        })
+    }
+
+    /// Hands an output to the producer, without waiting.
+    ///
+    /// # Errors
+    /// When the producer is of no use any more.
+    pub fn send(&self, outgoing: Outgoing<'_>) -> Result<Sent, kafka::Error> {
+        self.producer.send(outgoing, UNTAGGED)
+    }
+
+    /// `record` has its output.
+    pub fn finished(&mut self, record: &Record<'_>) {
+        let timestamp_ms = record.timestamp_ms();
+        self.progress.insert(record.partition(), Progress { next_offset: record.offset() + 1, timestamp_ms });
+        self.timestamps.extend(timestamp_ms.and_then(|timestamp| u64::try_from(timestamp).ok()));
+        self.uncommitted = true;
+    }
+
+    /// How far `partition` is, where one of its records was finished.
+    pub fn progress(&self, partition: i32) -> Option<Progress> {
+        self.progress.get(&partition).copied()
+    }
+
+    /// The timestamps of the records that were finished since the last call, in milliseconds since the Unix epoch.
+    pub fn drain_timestamps(&mut self) -> impl Iterator<Item = u64> {
+        self.timestamps.drain(..)
+    }
+
+    /// Whether something waits to be committed.
+    pub fn is_uncommitted(&self) -> bool {
+        self.uncommitted
+    }
+
+    /// How long until a commit is due.
+    pub fn due_in(&self) -> Duration {
+        self.interval.saturating_sub(self.last_commit.elapsed())
+    }
+
+    /// The first delivery that failed since the last call.
+    pub fn take_failure(&self) -> Option<kafka::Error> {
+        self.producer.take_failure()
+    }
+
+    /// Commits what is finished once it is delivered; does not wait long for either.
+    ///
+    /// # Errors
+    /// When a delivery failed: nothing more can be committed, [`Delivery::start_over`].
+    pub fn commit(&mut self, consumer: &GroupConsumer) -> Result<Commit, kafka::Error> {
+        let delivered = self.producer.flush(FLUSH_SLICE);
+        if let Some(failure) = self.producer.take_failure() {
+            return Err(failure);
+        }
+        if !delivered {
+            return Ok(Commit::NotYet);
+        }
+        consumer.commit(self.offsets())?;
+        self.committed();
+        Ok(Commit::Done)
+    }
+
+    /// A commit that was on its way failed: its offsets are to be committed again.
+    pub fn commit_failed(&mut self) {
+        self.uncommitted = !self.progress.is_empty();
+    }
+
+    /// Delivers and commits everything that is finished, waiting for the broker until `deadline`.
+    ///
+    /// # Errors
+    /// When it is not delivered in time, a delivery failed, or the broker refuses the offsets.
+    pub fn settle(&mut self, consumer: &GroupConsumer, deadline: Instant) -> Result<(), kafka::Error> {
+        if !self.uncommitted {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let delivered = self.producer.flush(left);
+        if let Some(failure) = self.producer.take_failure() {
+            return Err(failure);
+        }
+        if !delivered {
+            let doing = "delivering the last outputs".to_owned();
+            return Err(kafka::Error::TimedOut { doing, seconds: left.as_secs() });
+        }
+        consumer.commit_and_wait(self.offsets())?;
+        self.committed();
+        Ok(())
+    }
+
+    /// Forgets partitions that are another member's now.
+    pub fn forget(&mut self, partitions: &[i32]) {
+        self.progress.retain(|partition, _| !partitions.contains(partition));
+        self.uncommitted &= !self.progress.is_empty();
+    }
+
+    /// After a failure: a new producer, nothing finished. The consumer goes back to the committed offsets.
+    ///
+    /// # Errors
+    /// When no producer can be made.
+    pub fn start_over(&mut self) -> Result<(), kafka::Error> {
+        self.producer = Producer::idempotent(&self.connection)?;
+        self.progress.clear();
+        self.timestamps.clear();
+        self.committed();
+        Ok(())
+    }
+
+    fn offsets(&self) -> impl Iterator<Item = (i32, i64)> {
+        self.progress.iter().map(|(partition, progress)| (*partition, progress.next_offset))
+    }
+
+    fn committed(&mut self) {
+        self.uncommitted = false;
+        self.last_commit = Instant::now();
+    }
+}

@@ -1,0 +1,501 @@
+//! Every metric, declared once.
+//!
+//! Prefix `modelstream_`, base units, `_total` for counters, closed labels only. Lanes hold the series that they touch for
+//! each record, so no label is looked up on the hot path.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::{
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// Beyond this many classes a prediction counts as class `other`: a series for each would fill Prometheus.
+pub const CLASS_LABELS_MAX: usize = 100;
+
+/// Upper bounds in seconds from 10 microseconds to 30 seconds.
+const SECONDS: [f64; 17] = [
+    10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0, 5.0, 30.0,
+];
+/// Upper bounds in records of a batch.
+const RECORDS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1_000.0, 2_000.0, 10_000.0];
+
+/// A step of a lane's turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Bytes to a block of features.
+    Decode,
+    /// The model.
+    Predict,
+    /// Predictions to bytes.
+    Encode,
+    /// Into the producer.
+    Produce,
+    /// Waiting for deliveries and sending the offsets.
+    Commit,
+}
+
+impl Stage {
+    const ALL: [(Stage, &'static str); 5] = [
+        (Stage::Decode, "decode"),
+        (Stage::Predict, "predict"),
+        (Stage::Encode, "encode"),
+        (Stage::Produce, "produce"),
+        (Stage::Commit, "commit"),
+    ];
+}
+
+/// A metric as the documentation has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Documented {
+    /// Its name.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Its labels.
+    pub labels: Vec<String>,
+    /// What it says.
+    pub help: String,
+}
+
+/// Everything that a process measures.
+pub struct Metrics {
+    registry: Registry,
+    documented: Mutex<Vec<Documented>>,
+    records: IntCounterVec,
+    predictions: IntCounterVec,
+    dead_letters: IntCounterVec,
+    batch_records: Histogram,
+    stage_seconds: HistogramVec,
+    end_to_end_seconds: Histogram,
+    lag_records: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    commits: IntCounterVec,
+    rebalances: IntCounterVec,
+    lane_restarts: IntCounter,
+    assigned_partitions: IntGaugeVec,
+    model_info: IntGaugeVec,
+    model_version: IntGaugeVec,
+    model_loads: IntCounterVec,
+    model_refusals: IntCounterVec,
+    model_load_seconds: Histogram,
+    swap_stall_seconds: Histogram,
+    client_sent_bytes: GaugeVec,
+    client_received_bytes: GaugeVec,
+    client_round_trip_seconds: Gauge,
+    invalid_statistics: IntCounter,
+    log_lines_dropped: IntCounter,
+    active_info: Mutex<Option<[String; 4]>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics, with every series whose labels are known from the start.
+    #[expect(clippy::too_many_lines, reason = "one declaration a metric; splitting the list would hide what there is")]
+    pub fn new() -> Metrics {
+        let mut d = Declare { registry: Registry::new(), documented: Vec::new() };
+        let build = d.gauges("build_info", "The running modelstream; always 1.", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let commits = d.counters("commits_total", "Offset commits by result: ok, failed.", &["result"]);
+        let stages = d.histograms("stage_seconds", "Seconds of a batch's steps in a lane.", &["stage"], &SECONDS);
+        let loads = d.counters("model_loads_total", "Versions that were loaded, by result: ok, refused.", &["result"]);
+        let rebalances = d.counters("rebalances_total", "Rebalances by kind: assign, revoke, lost.", &["kind"]);
+        ["ok", "failed"].iter().for_each(|result| drop(commits.with_label_values(&[result])));
+        ["ok", "refused"].iter().for_each(|result| drop(loads.with_label_values(&[result])));
+        ["assign", "revoke", "lost"].iter().for_each(|kind| drop(rebalances.with_label_values(&[kind])));
+        let metrics = Metrics {
+            records: d.counters("records_total", "Records that were read from the input topic.", &["topic"]),
+            predictions: d.counters(
+                "predictions_total",
+                "Predictions by model, version and class; the class of a regression is empty.",
+                &["model", "version", "class"],
+            ),
+            dead_letters: d.counters("dead_letters_total", "Records that could not be scored, by reason.", &["reason"]),
+            batch_records: d.histogram("batch_records", "Records that a lane scored together.", &RECORDS),
+            stage_seconds: stages,
+            end_to_end_seconds: d.histogram(
+                "end_to_end_seconds",
+                "Seconds from a record's timestamp to the commit of its offset.",
+                &SECONDS,
+            ),
+            lag_records: d.gauges(
+                "lag_records",
+                "Records of a partition that are not finished yet.",
+                &["topic", "partition"],
+            ),
+            lag_seconds: d.float_gauges(
+                "lag_seconds",
+                "Age of the record of a partition that was finished last; 0 when none is waiting.",
+                &["topic", "partition"],
+            ),
+            commits,
+            rebalances,
+            lane_restarts: d.counter("lane_restarts_total", "Times that a lane started over after a failure."),
+            assigned_partitions: d.gauges("assigned_partitions", "Partitions that a lane has.", &["lane"]),
+            model_info: d.gauges(
+                "model_info",
+                "The active version; always 1.",
+                &["model", "version", "digest", "algorithm"],
+            ),
+            model_version: d.gauges("model_version", "The active version's number.", &["model"]),
+            model_loads: loads,
+            model_refusals: d.counters("model_refusals_total", "Versions that were refused, by reason.", &["reason"]),
+            model_load_seconds: d.histogram(
+                "model_load_seconds",
+                "Seconds to fetch, verify and compile a version.",
+                &SECONDS,
+            ),
+            swap_stall_seconds: d.histogram(
+                "swap_stall_seconds",
+                "Seconds that a lane spent on taking up a new version.",
+                &SECONDS,
+            ),
+            client_sent_bytes: d.float_gauges(
+                "kafka_sent_bytes_total",
+                "Bytes that a lane's consumer sent to brokers (librdkafka).",
+                &["lane"],
+            ),
+            client_received_bytes: d.float_gauges(
+                "kafka_received_bytes_total",
+                "Bytes that a lane's consumer received from brokers (librdkafka).",
+                &["lane"],
+            ),
+            client_round_trip_seconds: d.gauge(
+                "kafka_round_trip_seconds",
+                "Mean round trip to the slowest broker in the last second (librdkafka).",
+            ),
+            invalid_statistics: d.counter(
+                "kafka_invalid_statistics_total",
+                "Statistics of librdkafka that could not be read.",
+            ),
+            log_lines_dropped: d.counter("log_lines_dropped_total", "Log lines that stderr did not take in time."),
+            active_info: Mutex::new(None),
+            registry: d.registry,
+            documented: Mutex::new(d.documented),
+        };
+        #[cfg(target_os = "linux")]
+        metrics.add_process_metrics();
+        metrics
+    }
+
+    #[cfg(target_os = "linux")]
+    fn add_process_metrics(&self) {
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        let described = process.desc().into_iter().map(document_process).collect::<Vec<_>>();
+        self.documented.lock().unwrap_or_else(PoisonError::into_inner).extend(described);
+        self.registry.register(Box::new(process)).expect("the process metrics are registered once");
+    }
+
+    /// Makes the series of closed labels exist from the start, so that a rate over them is never empty.
+    pub fn expect_reasons(&self, dead_letters: &[&str], refusals: &[&str]) {
+        dead_letters.iter().for_each(|reason| drop(self.dead_letters.with_label_values(&[reason])));
+        refusals.iter().for_each(|reason| drop(self.model_refusals.with_label_values(&[reason])));
+    }
+
+    /// Every metric, in alphabetical order.
+    pub fn documented(&self) -> Vec<Documented> {
+        let mut all = self.documented.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// All series in Prometheus' text format 0.0.4.
+    pub fn render(&self) -> String {
+        let dropped = super::logging::dropped_lines();
+        self.log_lines_dropped.inc_by(dropped.saturating_sub(self.log_lines_dropped.get()));
+        let mut text = Vec::new();
+        // Writing to memory fails only for a metric without a name, which `Declare` does not make.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        String::from_utf8(text).unwrap_or_default()
+    }
+
+    /// The handles of lane `index` on `topic`.
+    pub fn lane(&self, index: usize, topic: &str) -> LaneMetrics {
+        LaneMetrics::new(self, index, topic)
+    }
+
+    /// A version passed every check after `seconds`.
+    pub fn model_loaded(&self, seconds: f64) {
+        self.model_loads.with_label_values(&["ok"]).inc();
+        self.model_load_seconds.observe(seconds);
+    }
+
+    /// A version was refused.
+    pub fn model_refused(&self, reason: &str) {
+        self.model_loads.with_label_values(&["refused"]).inc();
+        self.model_refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// A version became the active one; the series of the former goes away.
+    pub fn model_activated(&self, model: &str, version: u64, digest: &str, algorithm: &str) {
+        let labels = [model, &version.to_string(), digest, algorithm].map(str::to_owned);
+        let mut active = self.active_info.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(former) = active.take() {
+            // It may be gone already; then there is nothing to remove.
+            let _ = self.model_info.remove_label_values(&former);
+        }
+        self.model_info.with_label_values(&labels).set(1);
+        self.model_version.with_label_values(&[model]).set(i64::try_from(version).unwrap_or(i64::MAX));
+        *active = Some(labels);
+    }
+}
+
+/// Declares metrics and remembers them for the documentation.
+struct Declare {
+    registry: Registry,
+    documented: Vec<Documented>,
+}
+
+impl Declare {
+    fn add<C: Collector + Clone + 'static>(&mut self, metric: prometheus::Result<C>, kind: &'static str) -> C {
+        let metric = metric.expect("the name and labels of a declaration are valid");
+        for desc in metric.desc() {
+            self.documented.push(document(desc, kind));
+        }
+        self.registry.register(Box::new(metric.clone())).expect("each metric is declared once");
+        metric
+    }
+
+    fn counter(&mut self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::with_opts(opts(name, help)), "counter")
+    }
+
+    fn counters(&mut self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(opts(name, help), labels), "counter")
+    }
+
+    fn gauge(&mut self, name: &str, help: &str) -> Gauge {
+        self.add(Gauge::with_opts(opts(name, help)), "gauge")
+    }
+
+    fn gauges(&mut self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(opts(name, help), labels), "gauge")
+    }
+
+    fn float_gauges(&mut self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.add(GaugeVec::new(opts(name, help), labels), "gauge")
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        self.add(Histogram::with_opts(buckets_of(name, help, buckets)), "histogram")
+    }
+
+    fn histograms(&mut self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+        self.add(HistogramVec::new(buckets_of(name, help, buckets), labels), "histogram")
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("modelstream_{name}"), help)
+}
+
+fn buckets_of(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
+    HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec())
+}
+
+fn document(desc: &Desc, kind: &'static str) -> Documented {
+    let (name, help) = (desc.fq_name.clone(), desc.help.clone());
+    Documented { name, kind, labels: desc.variable_labels.clone(), help }
+}
+
+#[cfg(target_os = "linux")]
+fn document_process(desc: &Desc) -> Documented {
+    document(desc, if desc.fq_name.ends_with("_total") { "counter" } else { "gauge" })
+}
+
+/// The handles of one lane. Each is resolved once: per lane, or per version for the predictions.
+pub struct LaneMetrics {
+    topic: String,
+    records: IntCounter,
+    predictions: IntCounterVec,
+    by_class: Vec<IntCounter>,
+    dead_letters: IntCounterVec,
+    by_reason: HashMap<&'static str, IntCounter>,
+    batch_records: Histogram,
+    stages: Vec<Histogram>,
+    end_to_end: Histogram,
+    lag_records: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    commits_ok: IntCounter,
+    commits_failed: IntCounter,
+    rebalances: IntCounterVec,
+    restarts: IntCounter,
+    assigned: prometheus::IntGauge,
+    swap_stall: Histogram,
+    sent_bytes: Gauge,
+    received_bytes: Gauge,
+    round_trip: Gauge,
+    invalid_statistics: IntCounter,
+}
+
+impl LaneMetrics {
+    fn new(metrics: &Metrics, index: usize, topic: &str) -> LaneMetrics {
+        let lane = index.to_string();
+        let stage = |name: &str| metrics.stage_seconds.with_label_values(&[name]);
+        LaneMetrics {
+            topic: topic.to_owned(),
+            records: metrics.records.with_label_values(&[topic]),
+            predictions: metrics.predictions.clone(),
+            by_class: Vec::new(),
+            dead_letters: metrics.dead_letters.clone(),
+            by_reason: HashMap::new(),
+            batch_records: metrics.batch_records.clone(),
+            stages: Stage::ALL.iter().map(|(_, name)| stage(name)).collect(),
+            end_to_end: metrics.end_to_end_seconds.clone(),
+            lag_records: metrics.lag_records.clone(),
+            lag_seconds: metrics.lag_seconds.clone(),
+            commits_ok: metrics.commits.with_label_values(&["ok"]),
+            commits_failed: metrics.commits.with_label_values(&["failed"]),
+            rebalances: metrics.rebalances.clone(),
+            restarts: metrics.lane_restarts.clone(),
+            assigned: metrics.assigned_partitions.with_label_values(&[&lane]),
+            swap_stall: metrics.swap_stall_seconds.clone(),
+            sent_bytes: metrics.client_sent_bytes.with_label_values(&[&lane]),
+            received_bytes: metrics.client_received_bytes.with_label_values(&[&lane]),
+            round_trip: metrics.client_round_trip_seconds.clone(),
+            invalid_statistics: metrics.invalid_statistics.clone(),
+        }
+    }
+
+    /// From now on predictions are those of this version; `stall` is what the lane spent on it.
+    pub fn take_up(&mut self, model: &str, version: u64, classes: &[String], stall: Duration) {
+        let version = version.to_string();
+        let series = |class: &str| self.predictions.with_label_values(&[model, &version, class]);
+        self.by_class = match classes.len() {
+            0 => vec![series("")],
+            _ => classes.iter().take(CLASS_LABELS_MAX).map(|class| series(class)).collect(),
+        };
+        if classes.len() > CLASS_LABELS_MAX {
+            self.by_class.push(series("other"));
+        }
+        self.swap_stall.observe(stall.as_secs_f64());
+    }
+
+    /// A prediction was handed to the producer; its class as an index, none for a regression.
+    pub fn prediction(&self, class: Option<usize>) {
+        let last = self.by_class.len().saturating_sub(1);
+        if let Some(series) = self.by_class.get(class.unwrap_or(0).min(last)) {
+            series.inc();
+        }
+    }
+
+    /// A dead letter was handed to the producer.
+    pub fn dead_letter(&mut self, reason: &'static str) {
+        let series = &self.dead_letters;
+        self.by_reason.entry(reason).or_insert_with(|| series.with_label_values(&[reason])).inc();
+    }
+
+    /// A batch was scored.
+    pub fn batch(&self, records: usize) {
+        self.records.inc_by(records as u64);
+        self.batch_records.observe(records as f64);
+    }
+
+    /// A step of a batch took this long.
+    pub fn stage(&self, stage: Stage, took: Duration) {
+        self.stages[stage as usize].observe(took.as_secs_f64());
+    }
+
+    /// A record's offset was committed this many seconds after its timestamp.
+    pub fn end_to_end(&self, seconds: f64) {
+        self.end_to_end.observe(seconds);
+    }
+
+    /// A commit ended.
+    pub fn commit_ended(&self, ok: bool) {
+        if ok { self.commits_ok.inc() } else { self.commits_failed.inc() }
+    }
+
+    /// The lane starts over.
+    pub fn restarted(&self) {
+        self.restarts.inc();
+    }
+
+    /// A rebalance ended; the lane has `assigned` partitions now.
+    pub fn rebalanced(&self, kind: &str, assigned: usize) {
+        self.rebalances.with_label_values(&[kind]).inc();
+        self.assigned.set(i64::try_from(assigned).unwrap_or(i64::MAX));
+    }
+
+    /// How far a partition is behind.
+    pub fn lag(&self, partition: i32, records: i64, seconds: f64) {
+        let labels = [self.topic.as_str(), &partition.to_string()];
+        self.lag_records.with_label_values(&labels).set(records);
+        self.lag_seconds.with_label_values(&labels).set(seconds);
+    }
+
+    /// Partitions that another member has now: their lag is its to report.
+    pub fn forget_partitions(&self, partitions: &[i32]) {
+        for partition in partitions {
+            let labels = [self.topic.as_str(), &partition.to_string()];
+            // A partition without a finished record has no series yet.
+            let _ = self.lag_records.remove_label_values(&labels);
+            let _ = self.lag_seconds.remove_label_values(&labels);
+        }
+    }
+
+    /// What librdkafka counted since the start, and its round trip.
+    pub fn client(&self, sent_bytes: u64, received_bytes: u64, round_trip_seconds: f64) {
+        self.sent_bytes.set(sent_bytes as f64);
+        self.received_bytes.set(received_bytes as f64);
+        self.round_trip.set(round_trip_seconds);
+    }
+
+    /// Statistics could not be read.
+    pub fn invalid_statistics(&self) {
+        self.invalid_statistics.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_beyond_the_cap_are_counted_as_other() {
+        let metrics = Metrics::new();
+        let mut lane = metrics.lane(0, "in");
+        let classes: Vec<String> = (0..150).map(|class| class.to_string()).collect();
+        lane.take_up("m", 3, &classes, Duration::ZERO);
+        lane.prediction(Some(7));
+        lane.prediction(Some(120));
+        lane.prediction(Some(149));
+        let text = metrics.render();
+        assert!(text.contains("modelstream_predictions_total{class=\"7\",model=\"m\",version=\"3\"} 1"), "{text}");
+        assert!(text.contains("modelstream_predictions_total{class=\"other\",model=\"m\",version=\"3\"} 2"), "{text}");
+    }
+
+    #[test]
+    fn the_info_of_the_former_version_goes_away() {
+        let metrics = Metrics::new();
+        metrics.model_activated("m", 1, "aa", "ridge");
+        metrics.model_activated("m", 2, "bb", "ridge");
+        let text = metrics.render();
+        assert!(!text.contains("version=\"1\"") && text.contains("digest=\"bb\""), "{text}");
+    }
+
+    #[test]
+    fn a_partition_that_is_gone_reports_no_lag() {
+        let metrics = Metrics::new();
+        let lane = metrics.lane(0, "in");
+        lane.lag(3, 17, 0.5);
+        assert!(metrics.render().contains("modelstream_lag_records{partition=\"3\",topic=\"in\"} 17"));
+        lane.forget_partitions(&[3, 4]);
+        assert!(!metrics.render().contains("partition=\"3\""));
+    }
+
+    #[test]
+    fn stages_are_in_the_order_of_their_handles() {
+        for (index, (stage, _)) in Stage::ALL.iter().enumerate() {
+            assert_eq!(*stage as usize, index);
+        }
+    }
+}
