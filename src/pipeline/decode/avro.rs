@@ -1,0 +1,362 @@
+//! Avro records of a schema that is known beforehand, read straight into a row.
+//!
+//! apache-avro reads the schema; the datum is walked here, by a compiled form of that schema. So a datum takes no memory
+//! whatever lengths it claims, and no datum of a recursive schema can exhaust the stack, which nothing could catch.
+
+use std::collections::HashMap;
+
+use apache_avro::Schema;
+use apache_avro::schema::{InnerDecimalSchema, RecordSchema, UuidSchema};
+
+use crate::model::Refusal;
+use crate::model::signature::{Feature, FeatureKind};
+use crate::pipeline::features::{Cell, FeaturePlan, Row, may_be_missing};
+use crate::pipeline::record::{DeadLetter, Reason};
+
+/// How deep values may nest: far beyond what people write, far below what a thread's stack holds.
+const DEPTH_MAX: usize = 64;
+/// The length of Confluent's frame: a zero byte and the schema's id as four bytes.
+const CONFLUENT_FRAME_BYTES: usize = 5;
+
+/// What stands in front of an Avro datum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AvroFraming {
+    /// Nothing.
+    None,
+    /// Confluent's five bytes: 0 and the id of the schema in a registry. The id is skipped, not looked up.
+    Confluent,
+}
+
+/// A text that is no schema of records.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// Not an Avro schema at all.
+    #[error("not an Avro schema: {0}")]
+    Unreadable(Box<apache_avro::Error>),
+    /// A schema of something else.
+    #[error("the schema's top level is not a record: features are a record's fields")]
+    NoRecord,
+}
+
+pub(super) fn parse(text: &str) -> Result<Schema, SchemaError> {
+    match Schema::parse_str(text).map_err(|error| SchemaError::Unreadable(Box::new(error)))? {
+        schema @ Schema::Record(_) => Ok(schema),
+        _ => Err(SchemaError::NoRecord),
+    }
+}
+
+/// A position in [`AvroPlan::types`].
+type TypeId = usize;
+
+/// A schema as the walk needs it.
+#[derive(Debug)]
+enum Type {
+    Null,
+    Boolean,
+    Int,
+    Long,
+    Float,
+    Double,
+    Bytes,
+    String,
+    Fixed(usize),
+    Enum(Vec<String>),
+    Array(TypeId),
+    Map(TypeId),
+    Union(Vec<TypeId>),
+    Record(Vec<TypeId>),
+}
+
+/// A record schema compiled for the features of one version.
+#[derive(Debug)]
+pub(in crate::pipeline) struct AvroPlan {
+    framing: AvroFraming,
+    types: Vec<Type>,
+    /// The fields of a record in the datum's order, with the feature that each carries, if any.
+    fields: Vec<(TypeId, Option<usize>)>,
+}
+
+impl AvroPlan {
+    /// # Errors
+    /// [`Refusal::Signature`] when the schema lacks a feature that has no rule for missing values, or its type never fits.
+    pub(super) fn new(schema: &Schema, framing: AvroFraming, features: &FeaturePlan) -> Result<AvroPlan, Refusal> {
+        let Schema::Record(record) = schema else {
+            return Err(Refusal::Signature("the input's Avro schema is not a record".into()));
+        };
+        let mut compiler = Compiler { types: Vec::new(), named: HashMap::new() };
+        let top = compiler.compile(schema).map_err(Refusal::Signature)?;
+        let types = compiler.types;
+        let mut fields: Vec<(TypeId, Option<usize>)> = match &types[top] {
+            Type::Record(fields) => fields.iter().map(|field| (*field, None)).collect(),
+            _ => Vec::new(),
+        };
+        for (index, feature) in features.features().iter().enumerate() {
+            match record.lookup.get(&feature.name) {
+                Some(field) if fits(&types, fields[*field].0, &feature.kind) => fields[*field].1 = Some(index),
+                Some(_) => return Err(Refusal::Signature(misfit(feature))),
+                None if may_be_missing(feature) => {}
+                None => return Err(Refusal::Signature(absent(feature, record))),
+            }
+        }
+        Ok(AvroPlan { framing, types, fields })
+    }
+
+    /// Reads one datum, which takes the whole of `payload`.
+    pub(super) fn decode(&self, payload: &[u8], row: &mut Row<'_>) -> Result<(), DeadLetter> {
+        let mut walk = Walk { types: &self.types, rest: self.unframed(payload)? };
+        for (kind, feature) in &self.fields {
+            match feature {
+                Some(feature) => row.put(*feature, walk.cell(*kind)?)?,
+                None => walk.skip(*kind, 0)?,
+            }
+        }
+        if walk.rest.is_empty() {
+            return Ok(());
+        }
+        Err(undecodable(format!("{} bytes are left after the record", walk.rest.len())))
+    }
+
+    fn unframed<'p>(&self, payload: &'p [u8]) -> Result<&'p [u8], DeadLetter> {
+        match self.framing {
+            AvroFraming::None => Ok(payload),
+            AvroFraming::Confluent if payload[0] == 0 && payload.len() >= CONFLUENT_FRAME_BYTES => {
+                Ok(&payload[CONFLUENT_FRAME_BYTES..])
+            }
+            AvroFraming::Confluent => {
+                let message = "the record does not begin with Confluent's frame: 0 and four bytes of a schema id";
+                Err(DeadLetter::new(Reason::UnknownSchema, message))
+            }
+        }
+    }
+}
+
+fn absent(feature: &Feature, record: &RecordSchema) -> String {
+    let names: Vec<&str> = record.fields.iter().map(|field| field.name.as_str()).collect();
+    let present = names.join(", ");
+    format!("the input's Avro schema has no field {:?}, which the model needs; it has: {present}", feature.name)
+}
+
+fn misfit(feature: &Feature) -> String {
+    let wanted = match feature.kind {
+        FeatureKind::Numeric { .. } => "a number (int, long, float, double)",
+        FeatureKind::Categorical { .. } => "a word (string, enum, boolean or a number)",
+    };
+    format!("the field {:?} of the input's Avro schema never is {wanted}, which the model needs", feature.name)
+}
+
+/// Whether a field's type, or one branch of its union, can be what the feature needs.
+fn fits(types: &[Type], kind: TypeId, feature: &FeatureKind) -> bool {
+    match &types[kind] {
+        Type::Int | Type::Long | Type::Float | Type::Double => true,
+        Type::String | Type::Enum(_) | Type::Boolean => matches!(feature, FeatureKind::Categorical { .. }),
+        Type::Union(branches) => branches.iter().any(|branch| fits(types, *branch, feature)),
+        Type::Null | Type::Bytes | Type::Fixed(_) | Type::Array(_) | Type::Map(_) | Type::Record(_) => false,
+    }
+}
+
+/// Turns a schema into a flat list of types, in which a name is a position: so recursive schemas need no special care.
+struct Compiler {
+    types: Vec<Type>,
+    named: HashMap<String, TypeId>,
+}
+
+impl Compiler {
+    fn compile(&mut self, schema: &Schema) -> Result<TypeId, String> {
+        if let Schema::Ref { name } = schema {
+            let full = name.fullname(None);
+            return self.named.get(&full).copied().ok_or(format!("the input's Avro schema names an unknown type {full}"));
+        }
+        let id = self.types.len();
+        self.types.push(Type::Null);
+        if let Some(name) = schema.name() {
+            self.named.insert(name.fullname(None), id);
+        }
+        self.types[id] = self.compiled(schema)?;
+        Ok(id)
+    }
+
+    fn compiled(&mut self, schema: &Schema) -> Result<Type, String> {
+        Ok(match schema {
+            Schema::Null => Type::Null,
+            Schema::Boolean => Type::Boolean,
+            Schema::Int | Schema::Date | Schema::TimeMillis => Type::Int,
+            Schema::Long
+            | Schema::TimeMicros
+            | Schema::TimestampMillis
+            | Schema::TimestampMicros
+            | Schema::TimestampNanos
+            | Schema::LocalTimestampMillis
+            | Schema::LocalTimestampMicros
+            | Schema::LocalTimestampNanos => Type::Long,
+            Schema::Float => Type::Float,
+            Schema::Double => Type::Double,
+            Schema::Bytes | Schema::BigDecimal | Schema::Uuid(UuidSchema::Bytes) => Type::Bytes,
+            Schema::String | Schema::Uuid(UuidSchema::String) => Type::String,
+            Schema::Fixed(fixed) | Schema::Duration(fixed) | Schema::Uuid(UuidSchema::Fixed(fixed)) => {
+                Type::Fixed(fixed.size)
+            }
+            Schema::Decimal(decimal) => match &decimal.inner {
+                InnerDecimalSchema::Bytes => Type::Bytes,
+                InnerDecimalSchema::Fixed(fixed) => Type::Fixed(fixed.size),
+            },
+            Schema::Enum(symbols) => Type::Enum(symbols.symbols.clone()),
+            Schema::Array(array) => Type::Array(self.compile(&array.items)?),
+            Schema::Map(map) => Type::Map(self.compile(&map.types)?),
+            Schema::Union(union) => {
+                let branches = union.variants().iter().map(|branch| self.compile(branch));
+                Type::Union(branches.collect::<Result<_, _>>()?)
+            }
+            Schema::Record(record) => {
+                let fields = record.fields.iter().map(|field| self.compile(&field.schema));
+                Type::Record(fields.collect::<Result<_, _>>()?)
+            }
+            Schema::Ref { name } => return Err(format!("the input's Avro schema has a misplaced reference to {name}")),
+        })
+    }
+}
+
+fn undecodable(message: impl Into<String>) -> DeadLetter {
+    DeadLetter::new(Reason::Undecodable, message)
+}
+
+/// The bytes of a datum that are still to be read.
+struct Walk<'t, 'p> {
+    types: &'t [Type],
+    rest: &'p [u8],
+}
+
+impl<'t: 'c, 'p: 'c, 'c> Walk<'t, 'p> {
+    /// Reads the value of a feature's field.
+    fn cell(&mut self, kind: TypeId) -> Result<Cell<'c>, DeadLetter> {
+        let types = self.types;
+        Ok(match &types[kind] {
+            Type::Null => Cell::Null,
+            Type::Boolean => Cell::Boolean(self.boolean()?),
+            Type::Int | Type::Long => Cell::Integer(self.long()?.into()),
+            Type::Float => Cell::Float(f32::from_le_bytes(self.array()?).into()),
+            Type::Double => Cell::Float(f64::from_le_bytes(self.array()?)),
+            Type::String => Cell::Text(self.text()?),
+            Type::Enum(symbols) => Cell::Text(&symbols[self.index(symbols.len())?]),
+            Type::Union(branches) => {
+                let branch = branches[self.index(branches.len())?];
+                return self.cell(branch);
+            }
+            Type::Bytes | Type::Fixed(_) | Type::Array(_) | Type::Map(_) | Type::Record(_) => {
+                self.skip(kind, 0)?;
+                Cell::Composite
+            }
+        })
+    }
+
+    /// Reads over a value that nobody asked for; it must be whole all the same.
+    fn skip(&mut self, kind: TypeId, depth: usize) -> Result<(), DeadLetter> {
+        if depth > DEPTH_MAX {
+            return Err(undecodable(format!("values nest deeper than {DEPTH_MAX} levels")));
+        }
+        let types = self.types;
+        match &types[kind] {
+            Type::Null => {}
+            Type::Boolean => drop(self.boolean()?),
+            Type::Int | Type::Long => drop(self.long()?),
+            Type::Float => drop(self.take(4)?),
+            Type::Double => drop(self.take(8)?),
+            Type::Bytes => drop(self.bytes()?),
+            Type::String => drop(self.text()?),
+            Type::Fixed(size) => drop(self.take(*size)?),
+            Type::Enum(symbols) => drop(self.index(symbols.len())?),
+            Type::Union(branches) => {
+                let branch = branches[self.index(branches.len())?];
+                self.skip(branch, depth + 1)?;
+            }
+            Type::Record(fields) => fields.iter().try_for_each(|field| self.skip(*field, depth + 1))?,
+            Type::Array(items) => self.skip_blocks(|walk| walk.skip(*items, depth + 1))?,
+            Type::Map(values) => self.skip_blocks(|walk| {
+                walk.text()?;
+                walk.skip(*values, depth + 1)
+            })?,
+        }
+        Ok(())
+    }
+
+    /// Reads over the blocks of an array or a map. A block is a count and its items, or a negative count, a size in bytes
+    /// and its items; a count of 0 ends.
+    fn skip_blocks(&mut self, mut item: impl FnMut(&mut Self) -> Result<(), DeadLetter>) -> Result<(), DeadLetter> {
+        loop {
+            let count = self.long()?;
+            if count == 0 {
+                return Ok(());
+            }
+            if count < 0 {
+                let size = self.long()?;
+                let size = usize::try_from(size).map_err(|_| undecodable(format!("a block of {size} bytes")))?;
+                self.take(size)?;
+                continue;
+            }
+            for _ in 0..count {
+                let before = self.rest.len();
+                item(self)?;
+                // An item of no bytes (null) is one by its type: the others of the block are too, and a datum of a few
+                // bytes may claim 2^62 of them.
+                if self.rest.len() == before {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'p [u8], DeadLetter> {
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or_else(|| undecodable(format!("the record ends where {count} more bytes are expected")))?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DeadLetter> {
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(self.take(N)?);
+        Ok(bytes)
+    }
+
+    fn boolean(&mut self) -> Result<bool, DeadLetter> {
+        match self.array()? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            [other] => Err(undecodable(format!("the byte {other} is no boolean"))),
+        }
+    }
+
+    /// A zigzag variable-length integer: seven bits a byte, the least first; at most ten bytes.
+    fn long(&mut self) -> Result<i64, DeadLetter> {
+        let mut zigzag = 0u64;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.array()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                break;
+            }
+            zigzag |= bits << shift;
+            if byte < 0x80 {
+                return Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
+            }
+        }
+        Err(undecodable("an integer is longer than 64 bits"))
+    }
+
+    fn index(&mut self, length: usize) -> Result<usize, DeadLetter> {
+        let index = self.long()?;
+        let found = usize::try_from(index).ok().filter(|index| *index < length);
+        found.ok_or_else(|| undecodable(format!("{index} is no branch or symbol: the schema has {length}")))
+    }
+
+    fn bytes(&mut self) -> Result<&'p [u8], DeadLetter> {
+        let length = self.long()?;
+        let length = usize::try_from(length).map_err(|_| undecodable(format!("a length of {length}")))?;
+        self.take(length)
+    }
+
+    fn text(&mut self) -> Result<&'p str, DeadLetter> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| undecodable("a string is not UTF-8"))
+    }
+}
