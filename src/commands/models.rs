@@ -91,13 +91,14 @@ fn published_at(manifest: &Manifest) -> String {
 
 /// The model card as JSON.
 fn card(manifest: &Manifest) -> Value {
-    let features: Vec<Value> = manifest.signature.features.iter().map(|feature| match &feature.kind {
+    let features = manifest.signature.features.iter().map(|feature| match &feature.kind {
         FeatureKind::Numeric { fill } => json!({"name": feature.name, "type": "numeric", "missing": fill}),
         FeatureKind::Categorical { categories, missing, unknown, .. } => json!({
             "name": feature.name, "type": "categorical", "categories": categories,
             "missing": rule(*missing), "unknown": rule(*unknown),
         }),
     });
+    let features: Vec<Value> = features.collect();
     json!({
         "model": manifest.model,
         "version": manifest.version,

@@ -8,8 +8,8 @@ use crate::cli;
 use crate::config;
 use crate::model::{Artifact, Digest};
 use crate::pipeline::{InputFormat, Outcome, OutputFormat, Scorer, ServedModel};
-use crate::registry::follow::{FetchError, fetch_artifact, read_state};
 use crate::registry;
+use crate::registry::follow::{FetchError, fetch_artifact, read_state};
 
 use super::publish::read_artifact;
 use super::rows::{self, Columns, DataFormat};
@@ -93,7 +93,8 @@ impl Output {
                 Outcome::Prediction { bytes, .. } => self.stdout.write_all(bytes),
                 Outcome::DeadLetter(dead) => {
                     self.refused += 1;
-                    let document = json!({"error": dead.reason().as_str(), "message": dead.message(), "row": self.rows});
+                    let document =
+                        json!({"error": dead.reason().as_str(), "message": dead.message(), "row": self.rows});
                     write!(self.stdout, "{document}")
                 }
             };

@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use apache_avro::Schema;
 use apache_avro::types::Value;
+use apache_avro::writer::datum::GenericDatumWriter;
 use serde_json::json;
 
 use crate::cli;
 use crate::config;
+use crate::kafka;
 use crate::kafka::admin::Admin;
 use crate::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
 use crate::kafka::settings::REQUEST_TIMEOUT;
-use crate::kafka;
 
 use super::rows::{self, Columns, DataFormat, Row};
 use super::{Error, print};
@@ -76,16 +77,17 @@ impl Encoding {
         let broken = |reason: String| {
             Error::Data(format!("the row {} does not fit the schema: {reason}", String::from_utf8_lossy(&row.json)))
         };
-        let document: serde_json::Value = serde_json::from_slice(&row.json).map_err(|error| broken(error.to_string()))?;
-        let value = Value::from(document).resolve(schema).map_err(|error| broken(error.to_string()))?;
-        apache_avro::to_avro_datum(schema, value).map_err(|error| broken(error.to_string()))
+        let document: serde_json::Value =
+            serde_json::from_slice(&row.json).map_err(|error| broken(error.to_string()))?;
+        let value = Value::try_from(document).and_then(|value| value.resolve(schema));
+        let writer = GenericDatumWriter::builder(schema).build();
+        value.and_then(|value| writer?.write_value_to_vec(value)).map_err(|error| broken(error.to_string()))
     }
 }
 
 fn parse_schema(path: &Path) -> Result<Schema, Error> {
-    Schema::parse_str(&config::read_schema(path)?).map_err(|error| {
-        config::ConfigError::Schema { path: path.to_owned(), reason: error.to_string() }.into()
-    })
+    Schema::parse_str(&config::read_schema(path)?)
+        .map_err(|error| config::ConfigError::Schema { path: path.to_owned(), reason: error.to_string() }.into())
 }
 
 /// Sends rows at a rate and counts them.

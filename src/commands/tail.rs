@@ -34,7 +34,11 @@ pub fn run(common: &cli::Common, tail: &cli::Tail) -> Result<(), Error> {
     while left > 0 && !(tail.exit_at_end && unfinished.is_empty()) {
         match reader.next(POLL) {
             Ok(Read::Record(record)) => {
-                if common.json { print::json(&document(&record))? } else { print::line(&text(&record))? }
+                if common.json {
+                    print::json(&document(&record))?
+                } else {
+                    print::line(&text(&record))?
+                }
                 left -= 1;
             }
             Ok(Read::End(partition)) => {

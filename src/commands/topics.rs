@@ -16,8 +16,7 @@ pub fn run(common: &cli::Common, init: &cli::TopicsInit) -> Result<(), Error> {
     let admin = Admin::new(&config::connection(common)?)?;
     let existing = admin.topics()?;
     let wanted = wanted(common, init);
-    let missing: Vec<TopicSpec> =
-        wanted.iter().filter(|topic| !existing.contains_key(&topic.name)).cloned().collect();
+    let missing: Vec<TopicSpec> = wanted.iter().filter(|topic| !existing.contains_key(&topic.name)).cloned().collect();
     let replication = match init.replication {
         Some(replication) => replication,
         None => admin.brokers()?.clamp(1, REPLICATION_WANTED),
@@ -51,9 +50,8 @@ pub fn run(common: &cli::Common, init: &cli::TopicsInit) -> Result<(), Error> {
 fn wanted(common: &cli::Common, init: &cli::TopicsInit) -> Vec<TopicSpec> {
     let compacted = |name: &String| TopicSpec { name: name.clone(), partitions: 1, compacted: true };
     let plain = |name: String| TopicSpec { name, partitions: init.partitions, compacted: false };
-    let dead_letters = init.input.as_ref().map(|input| {
-        init.dead_letters.clone().unwrap_or_else(|| config::dead_letters_of(input))
-    });
+    let dead_letters =
+        init.input.as_ref().map(|input| init.dead_letters.clone().unwrap_or_else(|| config::dead_letters_of(input)));
     let mut wanted = vec![compacted(&common.models_topic), compacted(&common.artifacts_topic)];
     wanted.extend([init.input.clone(), init.output.clone(), dead_letters].into_iter().flatten().map(plain));
     wanted

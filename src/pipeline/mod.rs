@@ -94,7 +94,10 @@ enum Place {
     /// It is the block's next row.
     Row,
     /// Its prediction ends here in the output; it begins where the one before ends.
-    Prediction { end: usize, class: Option<usize> },
+    Prediction {
+        end: usize,
+        class: Option<usize>,
+    },
     DeadLetter(DeadLetter),
 }
 

@@ -338,12 +338,7 @@ impl Lane {
         settled
     }
 
-    fn settle(
-        &mut self,
-        consumer: &GroupConsumer,
-        batch: &[Record<'_>],
-        sent: &mut usize,
-    ) -> Result<(), kafka::Error> {
+    fn settle(&mut self, consumer: &GroupConsumer, batch: &[Record<'_>], sent: &mut usize) -> Result<(), kafka::Error> {
         let deadline = Instant::now() + REVOKE_TIMEOUT;
         loop {
             self.send(batch, sent)?;

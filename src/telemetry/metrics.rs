@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::{
-    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 /// Beyond this many classes a prediction counts as class `other`: a series for each would fill Prometheus.
@@ -18,7 +18,8 @@ pub const CLASS_LABELS_MAX: usize = 100;
 
 /// Upper bounds in seconds from 10 microseconds to 30 seconds.
 const SECONDS: [f64; 17] = [
-    10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0, 5.0, 30.0,
+    10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0, 5.0,
+    30.0,
 ];
 /// Upper bounds in records of a batch.
 const RECORDS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1_000.0, 2_000.0, 10_000.0];
@@ -172,10 +173,8 @@ impl Metrics {
                 "kafka_round_trip_seconds",
                 "Mean round trip to the slowest broker in the last second (librdkafka).",
             ),
-            invalid_statistics: d.counter(
-                "kafka_invalid_statistics_total",
-                "Statistics of librdkafka that could not be read.",
-            ),
+            invalid_statistics: d
+                .counter("kafka_invalid_statistics_total", "Statistics of librdkafka that could not be read."),
             log_lines_dropped: d.counter("log_lines_dropped_total", "Log lines that stderr did not take in time."),
             active_info: Mutex::new(None),
             registry: d.registry,

@@ -1,1 +1,5 @@
 //! The model's way, first half: a table becomes a proven artifact.
+
+/// placeholder
+#[derive(Debug, thiserror::Error)]
+pub enum Error {}

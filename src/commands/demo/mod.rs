@@ -159,7 +159,9 @@ fn cluster(common: &cli::Common, names: &Names) -> Result<(Connection, Option<Em
 fn say_how_to_look(names: &Names, connection: &Connection, embedded: bool) {
     let broker = connection.brokers();
     if embedded {
-        print::say(&format!("an embedded broker listens on {broker}: it lives in memory and forgets; a real cluster: --brokers"));
+        print::say(&format!(
+            "an embedded broker listens on {broker}: it lives in memory and forgets; a real cluster: --brokers"
+        ));
     }
     print::say(&format!("look from another terminal: kcat -C -b {broker} -t {} -o end", names.output));
 }

@@ -162,12 +162,7 @@ impl Watching {
     }
 }
 
-fn watch(
-    output: &LogReader,
-    dead_letters: &LogReader,
-    stop: &Stop,
-    tally: &Mutex<Tally>,
-) -> Result<(), kafka::Error> {
+fn watch(output: &LogReader, dead_letters: &LogReader, stop: &Stop, tally: &Mutex<Tally>) -> Result<(), kafka::Error> {
     let mut seen = vec![Vec::new(); PARTITIONS as usize];
     while !stop.is_set() {
         let predicted = take_in(output, POLL, &mut seen, tally, false)?;

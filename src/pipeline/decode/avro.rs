@@ -164,7 +164,11 @@ impl Compiler {
     fn compile(&mut self, schema: &Schema) -> Result<TypeId, String> {
         if let Schema::Ref { name } = schema {
             let full = name.fullname(None);
-            return self.named.get(&full).copied().ok_or(format!("the input's Avro schema names an unknown type {full}"));
+            return self
+                .named
+                .get(&full)
+                .copied()
+                .ok_or(format!("the input's Avro schema names an unknown type {full}"));
         }
         let id = self.types.len();
         self.types.push(Type::Null);
