@@ -266,7 +266,8 @@ mod tests {
     #[test]
     fn any_order_fills_the_same_columns_and_is_remembered() {
         let (plan, mut memory) = (mixed(), RowMemory::default());
-        let cells = [("y", Cell::Float(2.5)), ("other", Cell::Null), ("x", Cell::Integer(3)), ("grade", Cell::Text("1"))];
+        let cells =
+            [("y", Cell::Float(2.5)), ("other", Cell::Null), ("x", Cell::Integer(3)), ("grade", Cell::Text("1"))];
         assert_eq!(fill(&plan, &mut memory, &cells), Ok(vec![3.0, 1.0, 0.0, 0.0, 2.5]));
         assert_eq!(memory.order, [2, 0, 1]);
         let cells = [("x", Cell::Integer(3)), ("grade", Cell::Text("1")), ("y", Cell::Float(2.5))];
