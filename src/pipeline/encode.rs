@@ -155,3 +155,97 @@ fn avro_string(text: &str, bytes: &mut Vec<u8>) {
     avro_long(text.len() as i64, bytes);
     bytes.extend_from_slice(text.as_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use apache_avro::Schema;
+    use apache_avro::reader::datum::GenericDatumReader;
+    use apache_avro::types::Value;
+
+    use super::*;
+    use crate::pipeline::testing::{JSON_IN, decimal, number, served, votes};
+    use crate::pipeline::{Outcome, Scorer, ServedModel};
+
+    const EMPTY_DIGEST: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn scored(served: &ServedModel, payload: &str) -> Vec<u8> {
+        let mut scorer = Scorer::new();
+        let outcome = scorer.score(served, [Some(payload.as_bytes())]).next();
+        let Some(Outcome::Prediction { bytes, .. }) = outcome else { panic!("a prediction") };
+        assert!(bytes.len() <= served.prediction_bytes_max());
+        bytes.to_vec()
+    }
+
+    fn scored_text(served: &ServedModel, payload: &str) -> String {
+        String::from_utf8(scored(served, payload)).expect("text")
+    }
+
+    fn scored_avro(served: &ServedModel, payload: &str) -> Vec<(String, Value)> {
+        let schema = Schema::parse_str(PREDICTION_SCHEMA).expect("the schema of predictions");
+        let reader = GenericDatumReader::builder(&schema).build().expect("a schema that resolves");
+        let bytes = scored(served, payload);
+        let mut rest = bytes.as_slice();
+        let Value::Record(fields) = reader.read_value(&mut rest).expect("a datum") else { panic!("a record") };
+        assert!(rest.is_empty());
+        fields
+    }
+
+    fn branch(index: u32, value: Value) -> Value {
+        Value::Union(index, Box::new(value))
+    }
+
+    #[test]
+    fn a_class_as_json() {
+        let served = served(votes(["1", "a \"b\""]), &JSON_IN, OutputFormat::Json { probabilities: true });
+        let end = format!(r#""model":"iris","version":3,"digest":"{EMPTY_DIGEST}"}}"#);
+        let first = format!(r#"{{"prediction":"1","probabilities":{{"1":1.0,"a \"b\"":0.0}},{end}"#);
+        assert_eq!(scored_text(&served, "[0]"), first);
+        let tie = format!(r#"{{"prediction":"1","probabilities":{{"1":0.5,"a \"b\"":0.5}},{end}"#);
+        assert_eq!(scored_text(&served, "[0.5]"), tie);
+        let second = format!(r#"{{"prediction":"a \"b\"","probabilities":{{"1":0.0,"a \"b\"":1.0}},{end}"#);
+        assert_eq!(scored_text(&served, "[2]"), second);
+    }
+
+    #[test]
+    fn without_probabilities_and_of_a_regression() {
+        let plain = served(votes(["no", "yes"]), &JSON_IN, OutputFormat::Json { probabilities: false });
+        assert!(scored_text(&plain, "[2]").starts_with(r#"{"prediction":"yes","model":"iris","version":3,"#));
+        let model = decimal(vec![number("x", None)]);
+        let value = served(model, &JSON_IN, OutputFormat::Json { probabilities: true });
+        assert!(scored_text(&value, "[1.25]").starts_with(r#"{"prediction":1.25,"model":"iris","version":3,"#));
+        let document: serde_json::Value = serde_json::from_str(&scored_text(&value, "[1e-40]")).expect("JSON");
+        assert_eq!(document["prediction"].as_f64(), Some(f64::from(1e-40f32)));
+    }
+
+    #[test]
+    fn avro_is_read_by_apache_avro() {
+        let class = served(votes(["nö", "yes"]), &JSON_IN, OutputFormat::Avro { probabilities: true });
+        let shares = [("nö".to_string(), Value::Double(0.5)), ("yes".to_string(), Value::Double(0.5))];
+        let expected = [
+            branch(0, Value::String("nö".into())),
+            branch(1, Value::Map(shares.into())),
+            Value::String("iris".into()),
+            Value::Long(3),
+            Value::String(EMPTY_DIGEST.into()),
+        ];
+        let fields: Vec<Value> = scored_avro(&class, "[0.5]").into_iter().map(|(_, value)| value).collect();
+        assert_eq!(fields, expected);
+        let plain = served(votes(["no", "yes"]), &JSON_IN, OutputFormat::Avro { probabilities: false });
+        assert_eq!(scored_avro(&plain, "[0.5]")[1].1, branch(0, Value::Null));
+        let value = served(decimal(vec![number("x", None)]), &JSON_IN, OutputFormat::Avro { probabilities: true });
+        let fields = scored_avro(&value, "[-1.5]");
+        assert_eq!((&fields[0].1, &fields[1].1), (&branch(1, Value::Double(-1.5)), &branch(0, Value::Null)));
+    }
+
+    #[test]
+    fn a_model_whose_predictions_fit_no_record_is_refused() {
+        let mut wide = votes(["a", "b"]).signature().clone();
+        wide.target.classes[0] = "x".repeat(PREDICTION_BYTES_MAX / 2);
+        for format in [OutputFormat::Json { probabilities: true }, OutputFormat::Avro { probabilities: true }] {
+            let refused = Encoder::new(format, &wide, "m", 1, &Digest::of(b"")).expect_err("too long");
+            assert_eq!(refused.reason(), "too_large");
+        }
+        let spare = OutputFormat::Json { probabilities: false };
+        assert!(Encoder::new(spare, &wide, "m", 1, &Digest::of(b"")).is_ok());
+    }
+}

@@ -241,3 +241,108 @@ impl Scorer {
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use proptest::prelude::*;
+
+    use super::testing::{JSON_IN, JSON_OUT, decimal, number, served, votes};
+    use super::*;
+
+    fn reason(outcome: Outcome<'_>) -> Option<Reason> {
+        match outcome {
+            Outcome::Prediction { .. } => None,
+            Outcome::DeadLetter(dead) => Some(dead.reason()),
+        }
+    }
+
+    #[test]
+    fn each_record_has_its_own_outcome_in_its_place() {
+        let served = served(votes(["no", "yes"]), &JSON_IN, JSON_OUT);
+        let mut scorer = Scorer::new();
+        let batch: [Option<&[u8]>; 5] = [Some(b"[2]"), None, Some(b"[-1]"), Some(b"[true]"), Some(b"[3]")];
+        for _ in 0..2 {
+            let outcomes: Vec<Outcome<'_>> = scorer.score(&served, batch).collect();
+            let classes = outcomes.iter().map(|outcome| match outcome {
+                Outcome::Prediction { class, bytes } => {
+                    let document: serde_json::Value = serde_json::from_slice(bytes).expect("one whole document");
+                    assert_eq!(document["prediction"], ["no", "yes"][class.expect("a class")]);
+                    Ok(class.expect("a class"))
+                }
+                Outcome::DeadLetter(dead) => Err(dead.reason()),
+            });
+            let expected = [Ok(1), Err(Reason::NullValue), Ok(0), Err(Reason::WrongType), Ok(1)];
+            assert_eq!(classes.collect::<Vec<_>>(), expected);
+            assert_eq!((scorer.records(), scorer.rows()), (5, 3));
+        }
+    }
+
+    #[test]
+    fn an_empty_batch_and_one_without_rows_are_batches_too() {
+        let served = served(votes(["no", "yes"]), &JSON_IN, JSON_OUT);
+        let mut scorer = Scorer::new();
+        assert_eq!(scorer.score(&served, []).len(), 0);
+        assert_eq!(scorer.score(&served, [None, Some(b"".as_slice())]).len(), 2);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_finite_is_a_dead_letter() {
+        let mut model = vec![number("x", None)];
+        model.extend((0..300).map(|index| number(&format!("x{index}"), Some(0.0))));
+        let served = served(decimal(model), &JSON_IN, JSON_OUT);
+        // The last weight is 1e300: with 3e38 the sum leaves f64.
+        let batch = [br#"{"x":1}"#.as_slice(), br#"{"x":1,"x299":3e38}"#, br#"{"x":2}"#];
+        let mut scorer = Scorer::new();
+        let reasons: Vec<_> = scorer.score(&served, batch.map(Some)).map(reason).collect();
+        assert_eq!(reasons, [None, Some(Reason::ModelError), None]);
+    }
+
+    #[test]
+    fn another_version_may_come_between_two_batches() {
+        let first = served(votes(["no", "yes"]), &JSON_IN, JSON_OUT);
+        let second = served(decimal(vec![number("a", None), number("x", None)]), &JSON_IN, JSON_OUT);
+        let mut scorer = Scorer::new();
+        for _ in 0..2 {
+            assert_eq!(scorer.score(&first, [Some(br#"{"x":1,"a":2}"#.as_slice())]).map(reason).next(), Some(None));
+            assert_eq!(scorer.score(&second, [Some(br#"{"x":1,"a":2}"#.as_slice())]).map(reason).next(), Some(None));
+        }
+    }
+
+    #[test]
+    fn after_a_panic_the_batch_fails_or_is_dropped() {
+        let narrow = served(votes(["no", "yes"]), &JSON_IN, JSON_OUT);
+        let wide = served(decimal(vec![number("a", None), number("b", None)]), &JSON_IN, JSON_OUT);
+        let mut scorer = Scorer::new();
+        scorer.decode(&narrow, [Some(b"[1]".as_slice()), None]);
+        catch_unwind(AssertUnwindSafe(|| scorer.predict(&wide))).expect_err("a block of another width");
+        scorer.fail_rows("the model panicked");
+        let reasons: Vec<_> = scorer.outcomes().map(reason).collect();
+        assert_eq!(reasons, [Some(Reason::ModelError), Some(Reason::NullValue)]);
+        scorer.reset();
+        assert_eq!(scorer.score(&wide, [Some(b"[1,2]".as_slice())]).map(reason).next(), Some(None));
+    }
+
+    proptest! {
+        #[test]
+        fn any_records_have_exactly_one_outcome_each(
+            records in proptest::collection::vec(
+                proptest::option::of(prop_oneof![
+                    proptest::collection::vec(any::<u8>(), 0..32),
+                    (-2f32..2.0).prop_map(|x| format!("{{\"x\":{x}}}").into_bytes()),
+                ]),
+                0..8,
+            )
+        ) {
+            let served = served(votes(["no", "yes"]), &JSON_IN, JSON_OUT);
+            let mut scorer = Scorer::new();
+            let payloads = records.iter().map(|record| record.as_deref());
+            let outcomes: Vec<_> = scorer.score(&served, payloads).map(reason).collect();
+            prop_assert_eq!(outcomes.len(), records.len());
+            for (record, reason) in records.iter().zip(outcomes) {
+                prop_assert_eq!(record.is_none(), reason == Some(Reason::NullValue));
+            }
+        }
+    }
+}

@@ -364,3 +364,149 @@ impl<'t: 'c, 'p: 'c, 'c> Walk<'t, 'p> {
         std::str::from_utf8(self.bytes()?).map_err(|_| undecodable("a string is not UTF-8"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use apache_avro::types::{Record, Value};
+    use apache_avro::writer::datum::GenericDatumWriter;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::Signature;
+    use crate::pipeline::ServedModel;
+    use crate::pipeline::decode::InputFormat;
+    use crate::pipeline::testing::{JSON_OUT, category, decimal, number, served, signature, value};
+
+    const MIXED: &str = r#"{"type": "record", "name": "In", "namespace": "a.b", "fields": [
+        {"name": "first", "type": {"type": "enum", "name": "Letter", "symbols": ["A", "B"]}},
+        {"name": "tags", "type": {"type": "array", "items": {"type": "map", "values": ["null", "Letter"]}}},
+        {"name": "x", "type": ["null", "double", "int"]},
+        {"name": "nested", "type": ["null", {"type": "record", "name": "N", "fields": [
+            {"name": "next", "type": ["null", "N"]}, {"name": "id", "type": {"type": "fixed", "name": "F", "size": 2}}]}]},
+        {"name": "y", "type": "float"},
+        {"name": "when", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "letter", "type": ["Letter", "null"]},
+        {"name": "flag", "type": "boolean"}]}"#;
+
+    fn format(text: &str) -> InputFormat {
+        InputFormat::avro(text, AvroFraming::None).expect("a schema of records")
+    }
+
+    fn mixed(framing: AvroFraming) -> ServedModel {
+        let features = vec![number("x", Some(5.0)), number("y", None), category("letter", &["B", "A"])];
+        served(decimal(features), &InputFormat::avro(MIXED, framing).expect("a schema"), JSON_OUT)
+    }
+
+    fn written(schema: &Schema, value: impl Into<Value>) -> Vec<u8> {
+        let writer = GenericDatumWriter::builder(schema).build().expect("a schema that resolves");
+        writer.write_value_to_vec(value).expect("a value of the schema")
+    }
+
+    fn datum(x: Value, y: f32, letter: Value) -> Vec<u8> {
+        let schema = parse(MIXED).expect("a schema");
+        let mut record = Record::new(&schema).expect("a record schema");
+        let tags = [("k".to_string(), Value::Union(1, Box::new(Value::Enum(1, "B".into()))))];
+        let inner = |next| Value::Record(vec![("next".into(), next), ("id".into(), Value::Fixed(2, vec![7, 7]))]);
+        let nested = inner(Value::Union(1, Box::new(inner(Value::Union(0, Box::new(Value::Null))))));
+        record.put("first", Value::Enum(0, "A".into()));
+        record.put("tags", Value::Array(vec![Value::Map(tags.into()), Value::Map(Default::default())]));
+        record.put("x", x);
+        record.put("nested", Value::Union(1, Box::new(nested)));
+        record.put("y", Value::Float(y));
+        record.put("when", Value::TimestampMillis(1));
+        record.put("letter", letter);
+        record.put("flag", Value::Boolean(true));
+        written(&schema, record)
+    }
+
+    fn branch(index: u32, value: Value) -> Value {
+        Value::Union(index, Box::new(value))
+    }
+
+    #[test]
+    fn what_apache_avro_writes_is_read_by_field_name() {
+        let served = mixed(AvroFraming::None);
+        let b = || branch(0, Value::Enum(1, "B".into()));
+        assert_eq!(value(&served, &datum(branch(1, Value::Double(1.5)), 2.0, b())), Ok(121.5));
+        assert_eq!(value(&served, &datum(branch(2, Value::Int(-3)), 2.0, b())), Ok(117.0));
+        assert_eq!(value(&served, &datum(branch(0, Value::Null), 2.0, b())), Ok(125.0));
+        let a = branch(0, Value::Enum(0, "A".into()));
+        assert_eq!(value(&served, &datum(branch(2, Value::Int(0)), 2.0, a)), Ok(1020.0));
+        let none = branch(1, Value::Null);
+        assert_eq!(value(&served, &datum(branch(2, Value::Int(0)), 2.0, none)), Err(Reason::MissingFeature));
+        assert_eq!(value(&served, &datum(branch(1, Value::Double(1e39)), 2.0, b())), Err(Reason::NonFinite));
+        assert_eq!(value(&served, &datum(branch(2, Value::Int(0)), f32::NAN, b())), Err(Reason::NonFinite));
+    }
+
+    #[test]
+    fn a_datum_is_neither_too_short_nor_too_long() {
+        let served = mixed(AvroFraming::None);
+        let whole = datum(branch(2, Value::Int(1)), 2.0, branch(0, Value::Enum(1, "B".into())));
+        for length in 1..whole.len() {
+            assert_eq!(value(&served, &whole[..length]), Err(Reason::Undecodable), "{length} bytes");
+        }
+        assert_eq!(value(&served, &[&whole[..], &[0]].concat()), Err(Reason::Undecodable));
+    }
+
+    #[test]
+    fn confluents_frame_is_asked_for_and_skipped() {
+        let served = mixed(AvroFraming::Confluent);
+        let bare = datum(branch(2, Value::Int(1)), 2.0, branch(0, Value::Enum(1, "B".into())));
+        assert_eq!(value(&served, &[&[0, 1, 2, 3, 4], &bare[..]].concat()), Ok(121.0));
+        assert_eq!(value(&served, &[&[1, 1, 2, 3, 4], &bare[..]].concat()), Err(Reason::UnknownSchema));
+        assert_eq!(value(&served, &[0, 1, 2]), Err(Reason::UnknownSchema));
+        assert_eq!(value(&served, &[0, 1, 2, 3, 4]), Err(Reason::Undecodable));
+    }
+
+    fn refused(schema: &str, features: Vec<Feature>) -> String {
+        let signature: Signature = signature(features);
+        let InputFormat::Avro { schema, framing } = format(schema) else { panic!("Avro") };
+        let error = AvroPlan::new(&schema, framing, &FeaturePlan::new(&signature)).expect_err("does not fit");
+        error.to_string()
+    }
+
+    #[test]
+    fn a_schema_that_never_fits_is_refused_before_a_record_comes() {
+        let schema = r#"{"type": "record", "name": "In", "fields": [
+            {"name": "a", "type": "string"}, {"name": "b", "type": ["null", "bytes"]}]}"#;
+        let text = refused(schema, vec![number("c", None)]);
+        assert!(text.contains(r#"no field "c""#) && text.contains("it has: a, b"), "{text}");
+        assert!(refused(schema, vec![number("a", None)]).contains(r#""a""#));
+        assert!(refused(schema, vec![category("b", &["x"])]).contains(r#""b""#));
+        served(decimal(vec![number("c", Some(1.0)), category("a", &["x"])]), &format(schema), JSON_OUT);
+        assert!(matches!(InputFormat::avro(r#""int""#, AvroFraming::None), Err(SchemaError::NoRecord)));
+        assert!(matches!(InputFormat::avro("{", AvroFraming::None), Err(SchemaError::Unreadable(_))));
+    }
+
+    #[test]
+    fn hostile_lengths_and_depths_cost_nothing() {
+        let schema = r#"{"type": "record", "name": "R", "fields": [{"name": "next", "type": ["null", "R"]},
+            {"name": "nulls", "type": {"type": "array", "items": "null"}}, {"name": "text", "type": "string"},
+            {"name": "x", "type": "int"}]}"#;
+        let served = served(decimal(vec![number("x", None)]), &format(schema), JSON_OUT);
+        let huge = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+        assert_eq!(value(&served, &vec![2; 1_000_000]), Err(Reason::Undecodable));
+        assert_eq!(value(&served, &[&[0], &huge[..], &[0, 0, 6]].concat()), Ok(3.0));
+        assert_eq!(value(&served, &[&[0, 0], &huge[..], &[6]].concat()), Err(Reason::Undecodable));
+        assert_eq!(value(&served, &[0, 0, 1]), Err(Reason::Undecodable), "a length of -1");
+        assert_eq!(value(&served, &[&[0, 0, 0][..], &[0xff; 11]].concat()), Err(Reason::Undecodable));
+        assert_eq!(value(&served, &[0, 0, 2, 0xff, 6]), Err(Reason::Undecodable), "not UTF-8");
+        assert_eq!(value(&served, &[4]), Err(Reason::Undecodable), "a third branch");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_have_one_outcome(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = value(&mixed(AvroFraming::None), &bytes);
+        }
+
+        #[test]
+        fn integers_are_those_of_apache_avro(long in any::<i64>()) {
+            let schema = Schema::parse_str(r#"{"type": "record", "name": "R", "fields": [{"name": "x", "type": "long"}]}"#)
+                .expect("a schema");
+            let bytes = written(&schema, Value::Record(vec![("x".into(), Value::Long(long))]));
+            let mut walk = Walk { types: &[], rest: &bytes };
+            prop_assert_eq!(walk.long(), Ok(long));
+        }
+    }
+}

@@ -99,3 +99,51 @@ impl CsvColumns {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::testing::{JSON_IN, JSON_OUT, category, decimal, number, served};
+    use crate::pipeline::{Outcome, Scorer, ServedModel};
+
+    fn mixed() -> ServedModel {
+        let features = vec![number("x", None), number("y", Some(7.0)), category("grade", &["1", "2"])];
+        served(decimal(features), &JSON_IN, JSON_OUT)
+    }
+
+    fn scored(served: &ServedModel, header: &[&str], line: &[&str]) -> Result<String, Reason> {
+        let columns = CsvColumns::new(header.iter().copied(), served.model.signature()).expect("a header that fits");
+        let mut scorer = Scorer::new();
+        scorer.decode_csv(served, &columns, [line.iter().copied()]);
+        scorer.predict(served);
+        scorer.encode(served);
+        match scorer.outcomes().next().expect("one outcome") {
+            Outcome::Prediction { bytes, .. } => Ok(String::from_utf8_lossy(&bytes[..20]).into_owned()),
+            Outcome::DeadLetter(dead) => Err(dead.reason()),
+        }
+    }
+
+    #[test]
+    fn cells_follow_the_header_and_the_rules_of_records() {
+        let served = mixed();
+        let header = ["grade", "label", "x", " y"];
+        assert_eq!(scored(&served, &header, &["2", "?", " 1.0", "3"]), Ok(r#"{"prediction":1031.0"#.into()));
+        assert_eq!(scored(&served, &header, &["2", "", "1", "NA"]), Ok(r#"{"prediction":1071.0"#.into()));
+        assert_eq!(scored(&served, &header[..3], &["1", "", "1"]), Ok(r#"{"prediction":171.0,"#.into()));
+        assert_eq!(scored(&served, &header, &["2", "", "", "3"]), Err(Reason::MissingFeature));
+        assert_eq!(scored(&served, &header, &["2", "", "one", "3"]), Err(Reason::WrongType));
+        assert_eq!(scored(&served, &header, &["2", "", "inf", "3"]), Err(Reason::NonFinite));
+        assert_eq!(scored(&served, &header, &["3", "", "1", "3"]), Err(Reason::UnknownCategory));
+        assert_eq!(scored(&served, &header, &["2", "", "1"]), Err(Reason::WrongShape));
+    }
+
+    #[test]
+    fn a_header_that_does_not_fit_says_what_is_missing() {
+        let served = mixed();
+        let missing = CsvColumns::new(["y", "z"], served.model.signature()).expect_err("no x, no grade");
+        let text = "the header has no column x, grade, which the model needs; it has: y, z";
+        assert_eq!(missing.to_string(), text);
+        let twice = CsvColumns::new(["x", "grade", "x"], served.model.signature()).expect_err("x twice");
+        assert_eq!(twice, HeaderError::Twice("x".into()));
+    }
+}

@@ -250,3 +250,109 @@ impl Visitor<'_> for IsField<'_> {
         Ok(name == self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pipeline::decode::InputFormat;
+    use crate::pipeline::testing::{JSON_IN, JSON_OUT, category, decimal, number, served, value};
+    use crate::pipeline::{Scorer, ServedModel};
+
+    fn abc() -> ServedModel {
+        served(decimal(vec![number("a", None), number("b", Some(9.0)), number("c", None)]), &JSON_IN, JSON_OUT)
+    }
+
+    fn one(name: &str) -> ServedModel {
+        served(decimal(vec![number(name, None)]), &JSON_IN, JSON_OUT)
+    }
+
+    #[test]
+    fn an_object_in_any_order_and_an_array_by_position_agree() {
+        let served = abc();
+        assert_eq!(value(&served, br#"{"a":1,"b":2,"c":3}"#), Ok(321.0));
+        assert_eq!(value(&served, br#" {"c":3.0 ,"x":{"a":[7]}, "a":1e0,"b":2} "#), Ok(321.0));
+        assert_eq!(value(&served, b"[1,2,3]"), Ok(321.0));
+        assert_eq!(value(&served, br#"{"a":1,"c":3}"#), Ok(391.0));
+        assert_eq!(value(&served, b"[1,null,3]"), Ok(391.0));
+    }
+
+    #[test]
+    fn names_and_words_may_be_written_with_escapes() {
+        let features = vec![number("ä \"\n", None), category("colour", &["blue", "réd"])];
+        let served = served(decimal(features), &JSON_IN, JSON_OUT);
+        assert_eq!(value(&served, br#"{"\u00e4 \"\n":1,"c\u006flour":"r\u00e9d"}"#), Ok(101.0));
+    }
+
+    #[test]
+    fn features_may_be_nested_under_a_field() {
+        let nested = InputFormat::Json { field: Some("features".into()) };
+        let served = served(decimal(vec![number("a", None), number("features", None)]), &nested, JSON_OUT);
+        assert_eq!(value(&served, br#"{"a":7,"features":{"a":1,"features":2},"id":{"a":1}}"#), Ok(21.0));
+        assert_eq!(value(&served, br#"{"features":[1,2]}"#), Ok(21.0));
+        assert_eq!(value(&served, br#"{"a":1,"b":2}"#), Err(Reason::WrongShape));
+        assert_eq!(value(&served, br#"{"features":null}"#), Err(Reason::WrongShape));
+        assert_eq!(value(&served, b"[[1,2]]"), Err(Reason::WrongShape));
+        assert_eq!(value(&served, br#"{"features":[1,2],"features":[1,2]}"#), Err(Reason::Undecodable));
+    }
+
+    #[test]
+    fn a_number_beyond_f64_is_told_apart_from_broken_json() {
+        assert_eq!(value(&one("a"), br#"{"a":1e999}"#), Err(Reason::NonFinite));
+        assert_eq!(value(&one("a"), br#"{"a":-1e999}"#), Err(Reason::NonFinite));
+        assert_eq!(value(&one("a"), br#"{"a":1e-999}"#), Ok(0.0));
+        assert_eq!(value(&one("a"), br#"{"a":1e300}"#), Err(Reason::NonFinite));
+        assert_eq!(value(&one("a"), br#"{"a":Infinity}"#), Err(Reason::Undecodable));
+    }
+
+    #[test]
+    fn depth_is_bounded_also_where_a_value_is_skipped() {
+        let deep = "[".repeat(1_000_000);
+        assert_eq!(value(&one("a"), deep.as_bytes()), Err(Reason::WrongType));
+        assert_eq!(value(&one("a"), format!(r#"{{"x":{deep}"#).as_bytes()), Err(Reason::Undecodable));
+        let closed = format!(r#"{{"x":{deep}{},"a":5}}"#, "]".repeat(1_000_000));
+        assert_eq!(value(&one("a"), closed.as_bytes()), Ok(5.0));
+    }
+
+    #[test]
+    fn a_message_does_not_carry_the_record() {
+        let secret = "secret ".repeat(1_000);
+        for record in [format!(r#"{{"a":"{secret}"}}"#), format!(r#""{secret}""#), format!(r#"{{"{secret}":tru"#)] {
+            let mut scorer = Scorer::new();
+            let served = one("a");
+            let outcome = scorer.score(&served, [Some(record.as_bytes())]).next();
+            let Some(crate::pipeline::Outcome::DeadLetter(dead)) = outcome else { panic!("a dead letter") };
+            assert!(dead.message().matches("secret").count() < 12, "{}", dead.message());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_has_one_outcome(text in r#"[\[\]{}",:0-9a-c.eE+\- \\ntrufalse]{0,48}"#) {
+            let _ = value(&abc(), text.as_bytes());
+        }
+
+        #[test]
+        fn any_order_of_fields_gives_the_same_row(order in Just(vec!["a", "b", "c", "other"]).prop_shuffle()) {
+            let number_of = |name| match name { "a" => 1, "b" => 2, _ => 3 };
+            let fields: Vec<String> = order.iter().map(|name| format!("\"{name}\":{}", number_of(*name))).collect();
+            prop_assert_eq!(value(&abc(), format!("{{{}}}", fields.join(",")).as_bytes()), Ok(321.0));
+        }
+
+        #[test]
+        fn a_number_is_what_serde_json_says_rounded_to_f32(text in r"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,24})?([eE][+\-]?[0-9]{1,2})?") {
+            let said: serde_json::Value = serde_json::from_str(&text).expect("a number");
+            let rounded = said.as_f64().expect("a number") as f32;
+            let expected = if rounded.is_finite() { Ok(f64::from(rounded)) } else { Err(Reason::NonFinite) };
+            prop_assert_eq!(value(&one("a"), format!("[{text}]").as_bytes()), expected);
+            prop_assert_eq!(value(&one("a"), format!("{{\"a\":{text}}}").as_bytes()), expected);
+        }
+
+        #[test]
+        fn any_name_is_found(name in any::<String>(), number_value in -1e6f32..1e6) {
+            let record = serde_json::json!({ name.clone(): number_value }).to_string();
+            prop_assert_eq!(value(&one(&name), record.as_bytes()), Ok(f64::from(number_value)));
+        }
+    }
+}
