@@ -1,7 +1,7 @@
 //! What librdkafka tells every client besides records: log lines, errors, statistics.
 
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics as Raw;
 
 /// What librdkafka says about itself each [`super::settings::STATISTICS_INTERVAL`], as far as anyone looks at it.
@@ -48,5 +48,11 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
 
 /// Errors that come here are librdkafka's own to recover from; those that end something come back from a call.
 pub(super) fn error(error: &KafkaError, reason: &str) {
+    // The end of a partition comes as a result of the poll too.
+    if matches!(error, KafkaError::PartitionEOF(_))
+        || error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF)
+    {
+        return;
+    }
     tracing::warn!(target: "librdkafka", %error, "{reason}");
 }

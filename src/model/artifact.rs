@@ -6,19 +6,31 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::LazyLock;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::avro::{self, Format};
 use super::{Model, Predictor, Refusal, Signature};
 
 /// The format number that this binary writes, and the newest that it reads.
 pub const FORMAT: i32 = 1;
 /// The largest artifact that is read: memory for it is taken before it is verified.
 pub const ARTIFACT_BYTES_MAX: usize = 1 << 30;
+/// The most golden rows that a loader scores: enough for every class, few enough for a quick start.
+pub const GOLDEN_ROWS_MAX: usize = 4_096;
+
+/// The Avro schema of an artifact.
+pub const SCHEMA: &str = include_str!("../../schemas/artifact.avsc");
+static AVRO: LazyLock<Format> = LazyLock::new(|| Format::new(SCHEMA, "artifact"));
 
 /// One version of a model, whole: what it needs to score, and what is known about it.
 ///
 /// Nothing in it depends on when, where or by whom it was made: the same data and seed give the same bytes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Artifact {
+    /// [`FORMAT`].
+    pub format: i32,
     /// The name of the algorithm as `train --algorithm` has it: `random-forest`.
     pub algorithm: String,
     /// The hyper-parameters by scikit-learn's names.
@@ -34,20 +46,23 @@ pub struct Artifact {
 }
 
 /// How good a model was on rows that it had not seen.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Evaluation {
     /// The number of rows that the model was fitted on.
+    #[serde(with = "avro::long")]
     pub train_rows: u64,
     /// The number of rows that it was evaluated on.
+    #[serde(with = "avro::long")]
     pub test_rows: u64,
     /// Metrics by name: `accuracy`, `f1` (macro average), `precision`, `recall`; or `mae`, `rmse`, `r2`.
     pub metrics: BTreeMap<String, f64>,
     /// Classification: rows by true class (outer) and predicted class (inner); else empty.
+    #[serde(with = "avro::long_matrix")]
     pub confusion_matrix: Vec<Vec<u64>>,
 }
 
 /// An input with the output that the trainer computed; a loader must reproduce it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GoldenRow {
     /// A value for each feature, in the signature's order.
     pub inputs: Vec<GoldenValue>,
@@ -56,7 +71,7 @@ pub struct GoldenRow {
 }
 
 /// A feature's value in a golden row, before the signature's rule was applied to it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum GoldenValue {
     /// Absent or `null`.
     Missing,
@@ -97,18 +112,43 @@ impl fmt::Display for Digest {
     }
 }
 
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Digest::parse(&text).ok_or_else(|| de::Error::custom("a digest has 64 lower-case hexadecimal digits"))
+    }
+}
+
 impl Artifact {
     /// The artifact's bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        unimplemented!("helper")
+    ///
+    /// # Errors
+    /// [`Refusal::TooLarge`] beyond [`ARTIFACT_BYTES_MAX`].
+    pub fn encode(&self) -> Result<Vec<u8>, Refusal> {
+        let bytes = AVRO.encode(self)?;
+        within("the artifact's size in bytes", bytes.len(), ARTIFACT_BYTES_MAX)?;
+        Ok(bytes)
     }
 
     /// Reads an artifact; what it says is not verified yet.
     ///
     /// # Errors
     /// A [`Refusal`] when the bytes are too many, are no artifact, are of a newer format, or hold lists beyond the limits.
-    pub fn decode(_bytes: &[u8]) -> Result<Artifact, Refusal> {
-        unimplemented!("helper")
+    pub fn decode(bytes: &[u8]) -> Result<Artifact, Refusal> {
+        within("the artifact's size in bytes", bytes.len(), ARTIFACT_BYTES_MAX)?;
+        let artifact: Artifact = AVRO.decode(bytes)?;
+        if artifact.format != FORMAT {
+            let number = format!("number {}", artifact.format);
+            return Err(Refusal::NewerFormat { what: "artifact", fingerprint: number });
+        }
+        within("the number of golden rows", artifact.golden_rows.len(), GOLDEN_ROWS_MAX)?;
+        Ok(artifact)
     }
 
     /// Verifies the structure and the golden rows; what comes back may score records.
@@ -120,4 +160,13 @@ impl Artifact {
         super::verify::golden_rows(&model, &self.golden_rows)?;
         Ok(model)
     }
+}
+
+/// # Errors
+/// [`Refusal::TooLarge`] when `actual` is above `limit`.
+pub(super) fn within(what: &'static str, actual: usize, limit: usize) -> Result<(), Refusal> {
+    if actual > limit {
+        return Err(Refusal::TooLarge { what, actual: actual as u64, limit: limit as u64 });
+    }
+    Ok(())
 }

@@ -1,20 +1,24 @@
 //! A weighted sum of the columns, as it is or through a logistic or softmax link.
 
-use super::{Block, Predictions, argmax, softmax};
+use serde::{Deserialize, Serialize};
+
+use super::{Block, Predictions, argmax, avro, softmax};
 
 /// Coefficients of a linear model, one row of `columns` for each score.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Linear {
     /// How the scores become a prediction.
     pub link: Link,
     /// Score after score, a coefficient for each column.
+    #[serde(with = "avro::f64_bytes")]
     pub coefficients: Vec<f64>,
     /// One for each score.
+    #[serde(with = "avro::f64_bytes")]
     pub intercepts: Vec<f64>,
 }
 
 /// How the scores of a linear model become its prediction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Link {
     /// One score, which is the value (regression).
     Identity,

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no logging; depends on nothing of ours.
 
 pub mod artifact;
+mod avro;
 pub mod linear;
 pub mod manifest;
 pub mod naive_bayes;
@@ -19,7 +20,7 @@ pub use tree_ensemble::TreeEnsemble;
 pub use verify::Refusal;
 
 /// Everything that this binary can score. A closed list: an artifact names one of these or is refused.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Predictor {
     /// Decision trees that vote, or whose leaves are averaged or summed.
     TreeEnsemble(TreeEnsemble),

@@ -2,19 +2,24 @@
 
 use std::f64::consts::PI;
 
-use super::{Block, Predictions, argmax, softmax};
+use serde::{Deserialize, Serialize};
+
+use super::{Block, Predictions, argmax, avro, softmax};
 
 /// For each class a prior, and for each class and column a mean and a variance.
 ///
 /// The score of class `k` is `ln P(k) - 1/2 sum_j (ln(2 pi v_kj) + (x_j - m_kj)^2 / v_kj)`; probabilities are the softmax of
 /// the scores (scikit-learn's `GaussianNB` has the same formula).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NaiveBayes {
     /// The natural logarithm of each class's prior probability.
+    #[serde(with = "avro::f64_bytes")]
     pub log_priors: Vec<f64>,
     /// Class after class, the mean of each column.
+    #[serde(with = "avro::f64_bytes")]
     pub means: Vec<f64>,
     /// Class after class, the variance of each column; positive.
+    #[serde(with = "avro::f64_bytes")]
     pub variances: Vec<f64>,
 }
 

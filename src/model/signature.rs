@@ -6,13 +6,15 @@
 
 use std::collections::HashSet;
 
+use serde::{Deserialize, Serialize};
+
 /// The most features that a signature may name: a tree's node holds the column as `u16`, the largest value means a leaf.
 pub const COLUMNS_MAX: usize = u16::MAX as usize;
 /// The most classes of a classification: beyond it a prediction's probabilities no longer fit a record.
 pub const CLASSES_MAX: usize = 1_000;
 
 /// What a model expects and what it returns.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Signature {
     /// The features in the order in which they become columns, and in which a record by position carries them.
     pub features: Vec<Feature>,
@@ -21,7 +23,7 @@ pub struct Signature {
 }
 
 /// One named input of a model.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Feature {
     /// The name by which a record carries it.
     pub name: String,
@@ -30,7 +32,7 @@ pub struct Feature {
 }
 
 /// The type of a feature, and what happens to values that are missing or unknown.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FeatureKind {
     /// A number, one column.
     Numeric {
@@ -51,7 +53,7 @@ pub enum FeatureKind {
 }
 
 /// How a category becomes columns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Encoding {
     /// One column a category: 1 in the category's column, 0 in the others; no category is all zeros.
     OneHot,
@@ -60,7 +62,7 @@ pub enum Encoding {
 }
 
 /// What happens to a category that is missing or unknown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CategoryRule {
     /// The record is refused.
     Refuse,
@@ -69,7 +71,7 @@ pub enum CategoryRule {
 }
 
 /// What a model returns.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Target {
     /// The column that the trainer learned to predict.
     pub name: String,

@@ -1,6 +1,8 @@
 //! Decision trees that vote, or whose leaves are averaged or summed.
 
-use super::{Block, Predictions, argmax};
+use serde::{Deserialize, Serialize};
+
+use super::{Block, Predictions, argmax, avro};
 
 /// In [`TreeEnsemble::features`]: this node is a leaf.
 pub const LEAF: u16 = u16::MAX;
@@ -10,24 +12,29 @@ pub const LEAF: u16 = u16::MAX;
 /// Within a tree the root is node 0, nodes stand in breadth-first order, and the right child follows the left one.
 /// A row goes left where `value <= threshold`. Thresholds were rounded toward minus infinity to `f32`, so that comparing
 /// `f32` features gives the answer that `f64` thresholds would give.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TreeEnsemble {
     /// How the leaves become a prediction.
     pub aggregation: Aggregation,
     /// The number of nodes of each tree; their sum is the length of the node arrays.
+    #[serde(with = "avro::u32_bytes")]
     pub tree_sizes: Vec<u32>,
     /// A node's column, or [`LEAF`].
+    #[serde(with = "avro::u16_bytes")]
     pub features: Vec<u16>,
     /// A node's threshold; 0 in a leaf.
+    #[serde(with = "avro::f32_bytes")]
     pub thresholds: Vec<f32>,
     /// Of a split: the left child's position within its tree. Of a leaf: the class (vote), else the index into `leaf_values`.
+    #[serde(with = "avro::u32_bytes")]
     pub children: Vec<u32>,
     /// The values of leaves, where the leaves hold numbers; empty for a vote.
+    #[serde(with = "avro::f64_bytes")]
     pub leaf_values: Vec<f64>,
 }
 
 /// How the leaves that a row reaches become its prediction.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub enum Aggregation {
     /// Each tree votes for a class; a class's probability is its share of the votes.
     #[default]

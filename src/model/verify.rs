@@ -1,7 +1,13 @@
 //! What a model must prove before it scores a record: structure and golden rows.
 
-use super::artifact::GoldenRow;
-use super::{Model, Predictor, Signature};
+use std::collections::HashSet;
+use std::ops::Range;
+
+use super::artifact::{GoldenRow, GoldenValue, within};
+use super::linear::Link;
+use super::signature::{CLASSES_MAX, COLUMNS_MAX, Feature, FeatureFault, FeatureKind, Value};
+use super::tree_ensemble::{Aggregation, LEAF};
+use super::{Block, Linear, Model, NaiveBayes, Predictions, Predictor, Signature, TreeEnsemble, argmax};
 
 /// Why a version is not served. The reason is a closed set: the same word is the metric label and the log field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,13 +39,13 @@ pub enum Refusal {
     /// A pickle, a joblib file, an ONNX model: known, and not read.
     #[error("{0}")]
     ForeignFormat(String),
-    /// Written in a newer format than this binary reads.
-    #[error("format {found} is newer than format {known} that this binary reads: upgrade modelstream")]
+    /// Written in a format that this binary does not know.
+    #[error("the {what} has the unknown format {fingerprint}: a newer modelstream wrote it; upgrade this one")]
     NewerFormat {
-        /// The artifact's format.
-        found: i32,
-        /// The newest that this binary reads.
-        known: i32,
+        /// What was read: `artifact`, `manifest`.
+        what: &'static str,
+        /// The schema's fingerprint, or the format number.
+        fingerprint: String,
     },
     /// Indices, children, dimensions or numbers that cannot be.
     #[error("the structure is not sound: {0}")]
@@ -89,18 +95,199 @@ impl Refusal {
     ];
 }
 
+/// The most bytes of a feature's, a class's or a category's name: it stands in every record or prediction.
+pub const NAME_BYTES_MAX: usize = 1_024;
+/// The most trees of an ensemble.
+pub const TREES_MAX: usize = 100_000;
+/// How far an output may be from the trainer's: absolute for probabilities, relative for values above 1. Fitting and loading
+/// may add up the same `f64` terms in another order.
+pub const GOLDEN_TOLERANCE: f64 = 1e-6;
+
+fn unsound<T>(why: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::Structure(why.into()))
+}
+
+/// Refuses when a condition does not hold.
+fn require(condition: bool, why: impl FnOnce() -> String) -> Result<(), Refusal> {
+    if condition { Ok(()) } else { unsound(why()) }
+}
+
 /// Checks that a predictor can be walked safely and agrees with its signature.
 ///
 /// # Errors
 /// [`Refusal::Structure`] or [`Refusal::TooLarge`] for the first thing that is not sound.
-pub fn structure(_signature: &Signature, _predictor: &Predictor) -> Result<(), Refusal> {
+pub fn structure(signature: &Signature, predictor: &Predictor) -> Result<(), Refusal> {
+    check_signature(signature)?;
+    let (columns, classes) = (signature.columns(), signature.target.classes.len());
+    match predictor {
+        Predictor::TreeEnsemble(trees) => check_trees(trees, columns, classes),
+        Predictor::Linear(linear) => check_linear(linear, columns, classes),
+        Predictor::NaiveBayes(bayes) => check_bayes(bayes, columns, classes),
+    }
+}
+
+fn check_signature(signature: &Signature) -> Result<(), Refusal> {
+    let classes = &signature.target.classes;
+    within("the number of features", signature.features.len(), COLUMNS_MAX)?;
+    within("the number of columns", signature.columns(), COLUMNS_MAX)?;
+    within("the number of classes", classes.len(), CLASSES_MAX)?;
+    require(signature.columns() > 0, || "it has no features".to_owned())?;
+    require(classes.len() != 1, || "a classification has one class only".to_owned())?;
+    require(signature.names_are_unique(), || "a name stands twice".to_owned())?;
+    for name in signature.features.iter().map(|feature| &feature.name).chain(classes) {
+        check_name(name)?;
+    }
+    signature.features.iter().try_for_each(check_feature)
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
+    within("the length of a name in bytes", name.len(), NAME_BYTES_MAX)?;
+    require(!name.is_empty(), || "a name is empty".to_owned())
+}
+
+fn check_feature(feature: &Feature) -> Result<(), Refusal> {
+    let name = &feature.name;
+    match &feature.kind {
+        FeatureKind::Numeric { fill } => {
+            require(fill.is_none_or(f32::is_finite), || format!("the fill value of {name} is not finite"))
+        }
+        FeatureKind::Categorical { categories, .. } => {
+            let unique: HashSet<&String> = categories.iter().collect();
+            require(!categories.is_empty(), || format!("{name} has no categories"))?;
+            require(unique.len() == categories.len(), || format!("a category of {name} stands twice"))?;
+            categories
+                .iter()
+                .try_for_each(|category| within("the length of a category in bytes", category.len(), NAME_BYTES_MAX))
+        }
+    }
+}
+
+fn check_trees(trees: &TreeEnsemble, columns: usize, classes: usize) -> Result<(), Refusal> {
+    within("the number of trees", trees.trees(), TREES_MAX)?;
+    require(trees.trees() > 0, || "it has no trees".to_owned())?;
+    let nodes = trees.nodes();
+    let agree = trees.thresholds.len() == nodes && trees.children.len() == nodes;
+    require(agree, || "the node arrays differ in length".to_owned())?;
+    let sizes: u64 = trees.tree_sizes.iter().map(|size| u64::from(*size)).sum();
+    require(sizes == nodes as u64, || format!("the trees have {sizes} nodes, the arrays {nodes}"))?;
+    match trees.aggregation {
+        Aggregation::Vote => {
+            require(classes > 0 && trees.leaf_values.is_empty(), || {
+                "a vote needs classes and no leaf values".to_owned()
+            })?;
+        }
+        Aggregation::Mean => require(classes == 0, || "a mean of leaves cannot give a class".to_owned())?,
+        Aggregation::Sum { base } => {
+            require(classes == 0, || "a sum of leaves cannot give a class".to_owned())?;
+            require(base.is_finite(), || "the base of the sum is not finite".to_owned())?;
+        }
+    }
+    require(trees.leaf_values.iter().all(|value| value.is_finite()), || "a leaf is not finite".to_owned())?;
+    let leaves = if trees.aggregation == Aggregation::Vote { classes } else { trees.leaf_values.len() };
+    let mut start = 0;
+    for (tree, size) in trees.tree_sizes.iter().enumerate() {
+        require(*size > 0, || format!("tree {tree} has no nodes"))?;
+        check_tree(trees, start..start + *size as usize, columns, leaves)
+            .map_err(|why| Refusal::Structure(format!("tree {tree}: {why}")))?;
+        start += *size as usize;
+    }
     Ok(())
 }
 
-/// Scores the golden rows and compares with what the trainer computed.
+/// Children stand behind their parent, so that every walk ends.
+fn check_tree(trees: &TreeEnsemble, range: Range<usize>, columns: usize, leaves: usize) -> Result<(), String> {
+    let size = range.len();
+    for (position, node) in range.enumerate() {
+        let (feature, child) = (trees.features[node], trees.children[node] as usize);
+        if feature == LEAF {
+            if child >= leaves {
+                return Err(format!("leaf {position} names value or class {child} of {leaves}"));
+            }
+        } else if usize::from(feature) >= columns {
+            return Err(format!("node {position} names column {feature} of {columns}"));
+        } else if child <= position || child + 1 >= size {
+            return Err(format!("node {position} has the children {child} and {} in {size} nodes", child + 1));
+        } else if !trees.thresholds[node].is_finite() {
+            return Err(format!("the threshold of node {position} is not finite"));
+        }
+    }
+    Ok(())
+}
+
+fn check_linear(linear: &Linear, columns: usize, classes: usize) -> Result<(), Refusal> {
+    let scores = match (linear.link, classes) {
+        (Link::Identity, 0) => 1,
+        (Link::Logistic, 2) => 1,
+        (Link::Softmax, 2..) => classes,
+        (link, classes) => return unsound(format!("the link {link:?} does not go with {classes} classes")),
+    };
+    let (coefficients, intercepts) = (linear.coefficients.len(), linear.intercepts.len());
+    require(intercepts == scores && coefficients == scores * columns, || {
+        format!("{coefficients} coefficients and {intercepts} intercepts for {scores} scores of {columns} columns")
+    })?;
+    let finite = linear.coefficients.iter().chain(&linear.intercepts).all(|value| value.is_finite());
+    require(finite, || "a coefficient is not finite".to_owned())
+}
+
+fn check_bayes(bayes: &NaiveBayes, columns: usize, classes: usize) -> Result<(), Refusal> {
+    require(classes >= 2, || "naive Bayes needs classes".to_owned())?;
+    let numbers = classes * columns;
+    let agree = bayes.log_priors.len() == classes && bayes.means.len() == numbers && bayes.variances.len() == numbers;
+    require(agree, || format!("the arrays do not have {classes} classes of {columns} columns"))?;
+    let finite = bayes.log_priors.iter().chain(&bayes.means).all(|value| value.is_finite());
+    require(finite, || "a prior or a mean is not finite".to_owned())?;
+    let positive = bayes.variances.iter().all(|variance| variance.is_finite() && *variance > 0.0);
+    require(positive, || "a variance is not a positive number".to_owned())
+}
+
+/// Scores the golden rows and compares with what the trainer computed: the class is the same, and each output is within
+/// [`GOLDEN_TOLERANCE`].
 ///
 /// # Errors
 /// [`Refusal::Golden`] for the first row that differs; [`Refusal::Structure`] when a row does not fit the signature.
-pub fn golden_rows(_model: &Model, _rows: &[GoldenRow]) -> Result<(), Refusal> {
+pub fn golden_rows(model: &Model, rows: &[GoldenRow]) -> Result<(), Refusal> {
+    let signature = model.signature();
+    let mut block = Block::new(signature.columns());
+    for (index, row) in rows.iter().enumerate() {
+        let fits = row.inputs.len() == signature.features.len() && row.outputs.len() == signature.outputs();
+        require(fits, || format!("golden row {index} does not fit the signature"))?;
+        encode_golden(signature, row, block.push_row()).map_err(|fault| {
+            Refusal::Structure(format!("golden row {index} is refused by the signature: {fault:?}"))
+        })?;
+    }
+    let mut predictions = Predictions::default();
+    model.predict(&block, &mut predictions);
+    for (index, row) in rows.iter().enumerate() {
+        let actual = predictions.outputs(index);
+        let close = actual.iter().zip(&row.outputs).all(|(actual, expected)| is_close(*actual, *expected));
+        let same_class = !signature.is_classification() || predictions.class(index) == Some(argmax(&row.outputs));
+        if !close || !same_class {
+            let (expected, actual) = (format!("{:?}", row.outputs), format!("{actual:?}"));
+            return Err(Refusal::Golden { row: index, expected, actual });
+        }
+    }
     Ok(())
+}
+
+/// Turns a golden row's inputs into columns by the signature's rules.
+///
+/// # Errors
+/// The fault of the first feature that refuses its value.
+pub fn encode_golden(signature: &Signature, row: &GoldenRow, mut columns: &mut [f32]) -> Result<(), FeatureFault> {
+    for (feature, input) in signature.features.iter().zip(&row.inputs) {
+        let (own, rest) = columns.split_at_mut(feature.columns());
+        let value = match input {
+            GoldenValue::Missing => Value::Missing,
+            GoldenValue::Number(number) => Value::Number(*number),
+            GoldenValue::Category(word) => Value::Category(word),
+        };
+        feature.encode(value, own)?;
+        columns = rest;
+    }
+    Ok(())
+}
+
+/// Written so that NaN is never close.
+fn is_close(actual: f64, expected: f64) -> bool {
+    (actual - expected).abs() <= GOLDEN_TOLERANCE * expected.abs().max(1.0)
 }

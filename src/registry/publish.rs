@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
 use crate::kafka::settings::PUBLISH_TIMEOUT;
 use crate::kafka::{self, Connection};
+use crate::model::artifact::FORMAT;
 use crate::model::manifest::Chunks;
 use crate::model::{Artifact, Digest, Manifest};
 
@@ -161,6 +162,7 @@ fn delivered_chunks(producer: &Producer, topics: &Topics, count: u32, deadline: 
 fn manifest(request: &Request<'_>, artifact: Artifact, version: u64, digest: Digest, chunks: Chunks) -> Manifest {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Manifest {
+        format: FORMAT,
         model: request.model.to_owned(),
         version,
         digest,
@@ -177,7 +179,11 @@ fn manifest(request: &Request<'_>, artifact: Artifact, version: u64, digest: Dig
 }
 
 fn write_manifest(producer: &Producer, topics: &Topics, manifest: &Manifest) -> Result<(), Error> {
-    let (key, value) = (version_key(&manifest.model, manifest.version), manifest.encode());
+    let refused = |refusal| {
+        let (model, version) = (manifest.model.clone(), manifest.version);
+        Error::Refused { model, version, refusal }
+    };
+    let (key, value) = (version_key(&manifest.model, manifest.version), manifest.encode().map_err(refused)?);
     let make = || Outgoing {
         topic: &topics.models,
         partition: Some(0),

@@ -1,0 +1,188 @@
+//! Avro framing and the array forms that artifact and manifest share.
+//!
+//! Bytes are framed by Avro's single-object encoding: `C3 01`, the CRC-64-AVRO fingerprint of the schema's parsing canonical
+//! form in little-endian order, the datum (Avro specification 1.12, "Single-object encoding"). Only data of our own schemas is
+//! ever decoded: a writer's schema from elsewhere could ask for any amount of memory.
+
+use std::sync::Once;
+
+use apache_avro::Schema;
+use apache_avro::rabin::Rabin;
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::writer::datum::GenericDatumWriter;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Refusal;
+use super::artifact::ARTIFACT_BYTES_MAX;
+
+/// What single-object encoding starts with.
+const MARKER: [u8; 2] = [0xC3, 0x01];
+/// Marker and fingerprint.
+const HEADER_BYTES: usize = 10;
+
+/// A schema of ours, with its frame.
+pub(super) struct Format {
+    schema: Schema,
+    header: [u8; HEADER_BYTES],
+    /// What is framed: `artifact`, `manifest`.
+    what: &'static str,
+}
+
+impl Format {
+    /// Parses one of the schemas under `schemas/`.
+    pub(super) fn new(schema: &str, what: &'static str) -> Format {
+        let schema = Schema::parse_str(schema).expect("our schemas are valid, which a test proves");
+        let mut header = [0; HEADER_BYTES];
+        header[..2].copy_from_slice(&MARKER);
+        header[2..].copy_from_slice(&schema.fingerprint::<Rabin>().bytes);
+        Format { schema, header, what }
+    }
+
+    /// The frame and the datum.
+    ///
+    /// # Errors
+    /// [`Refusal::Undecodable`] when the value does not fit the schema.
+    pub(super) fn encode(&self, value: &impl Serialize) -> Result<Vec<u8>, Refusal> {
+        let broken = |error: apache_avro::Error| Refusal::Undecodable(format!("the {}: {error}", self.what));
+        let mut bytes = self.header.to_vec();
+        let writer = GenericDatumWriter::builder(&self.schema).build().map_err(broken)?;
+        writer.write_ser(&mut bytes, value).map_err(broken)?;
+        Ok(bytes)
+    }
+
+    /// Reads a framed datum that fills `bytes` exactly.
+    ///
+    /// # Errors
+    /// [`Refusal::ForeignFormat`] for formats of others that we know by name, [`Refusal::NewerFormat`] for the frame of a
+    /// schema that this binary does not have, [`Refusal::Undecodable`] for everything else.
+    pub(super) fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, Refusal> {
+        let Some((header, mut datum)) = bytes.split_at_checked(HEADER_BYTES) else {
+            return Err(Refusal::Undecodable(format!("{} bytes are too few for a {}", bytes.len(), self.what)));
+        };
+        if header[..2] != MARKER {
+            return Err(
+                foreign(bytes).unwrap_or_else(|| Refusal::Undecodable(format!("this is no modelstream {}", self.what)))
+            );
+        }
+        if header != self.header {
+            return Err(Refusal::NewerFormat { what: self.what, fingerprint: hex(&header[2..]) });
+        }
+        limit_allocation();
+        let broken = |error: apache_avro::Error| Refusal::Undecodable(format!("the {}: {error}", self.what));
+        let reader = GenericDatumReader::builder(&self.schema).build().map_err(broken)?;
+        let value = reader.read_deser(&mut datum).map_err(broken)?;
+        match datum.len() {
+            0 => Ok(value),
+            rest => Err(Refusal::Undecodable(format!("{rest} bytes stand behind the {}", self.what))),
+        }
+    }
+}
+
+/// Lets no length in a datum claim more memory than the largest artifact has. The limit is the process's, set once.
+fn limit_allocation() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        apache_avro::util::max_allocation_bytes(ARTIFACT_BYTES_MAX);
+    });
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Formats of others that users may try, by their first bytes, with the way out.
+fn foreign(bytes: &[u8]) -> Option<Refusal> {
+    let way = "fit the model with `modelstream train`, whose artifact holds parameters and never code";
+    let name = match bytes {
+        [0x80, 2..=5, ..] => "a Python pickle (joblib writes them too), which can run any code when it is loaded",
+        [b'P', b'K', 3, 4, ..] => "a zip archive, as PyTorch, Keras and skops write them",
+        [0x89, b'H', b'D', b'F', ..] => "an HDF5 file, as Keras writes them",
+        [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => "a NumPy array",
+        [b'{', ..] => "JSON, as XGBoost, LightGBM and smartcore write models",
+        [0x08, 1..=20, 0x12 | 0x3A | 0x42, ..] => "an ONNX model",
+        [0x78, 0x01 | 0x9C | 0xDA, ..] => "a compressed file, as joblib writes pickles",
+        _ => return None,
+    };
+    Some(Refusal::ForeignFormat(format!("this is {name}; {way}")))
+}
+
+/// A `u64` as Avro's `long`.
+pub(super) mod long {
+    use serde::{Deserialize, Deserializer, Serializer, de, ser};
+
+    pub(in crate::model) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i64(i64::try_from(*value).map_err(ser::Error::custom)?)
+    }
+
+    pub(in crate::model) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        u64::try_from(i64::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// A matrix of `u64` as arrays of Avro's `long`.
+pub(super) mod long_matrix {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+    pub(in crate::model) fn serialize<S: Serializer>(rows: &[Vec<u64>], serializer: S) -> Result<S::Ok, S::Error> {
+        let row = |row: &Vec<u64>| row.iter().map(|value| i64::try_from(*value)).collect::<Result<Vec<i64>, _>>();
+        rows.iter().map(row).collect::<Result<Vec<_>, _>>().map_err(ser::Error::custom)?.serialize(serializer)
+    }
+
+    pub(in crate::model) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<u64>>, D::Error> {
+        let row = |row: Vec<i64>| row.into_iter().map(u64::try_from).collect::<Result<Vec<u64>, _>>();
+        let rows = Vec::<Vec<i64>>::deserialize(deserializer)?;
+        rows.into_iter().map(row).collect::<Result<_, _>>().map_err(de::Error::custom)
+    }
+}
+
+/// Arrays of numbers as little-endian bytes, so that any reader maps them without a loop over Avro items.
+macro_rules! bytes_of {
+    ($module:ident, $number:ty) => {
+        pub(super) mod $module {
+            use std::fmt;
+
+            use serde::de::{Error, Visitor};
+            use serde::{Deserializer, Serializer};
+
+            const WIDTH: usize = size_of::<$number>();
+
+            pub(in crate::model) fn serialize<S: Serializer>(
+                numbers: &[$number],
+                serializer: S,
+            ) -> Result<S::Ok, S::Error> {
+                let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+                serializer.serialize_bytes(&bytes)
+            }
+
+            pub(in crate::model) fn deserialize<'de, D: Deserializer<'de>>(
+                deserializer: D,
+            ) -> Result<Vec<$number>, D::Error> {
+                deserializer.deserialize_byte_buf(Numbers)
+            }
+
+            struct Numbers;
+
+            impl Visitor<'_> for Numbers {
+                type Value = Vec<$number>;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    write!(f, "a multiple of {WIDTH} bytes")
+                }
+
+                fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<$number>, E> {
+                    let (numbers, rest) = bytes.as_chunks::<WIDTH>();
+                    if !rest.is_empty() {
+                        return Err(E::invalid_length(bytes.len(), &self));
+                    }
+                    Ok(numbers.iter().map(|number| <$number>::from_le_bytes(*number)).collect())
+                }
+            }
+        }
+    };
+}
+
+bytes_of!(u16_bytes, u16);
+bytes_of!(u32_bytes, u32);
+bytes_of!(f32_bytes, f32);
+bytes_of!(f64_bytes, f64);
