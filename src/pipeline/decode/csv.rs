@@ -3,7 +3,7 @@
 use crate::model::Signature;
 use crate::model::signature::FeatureKind;
 use crate::pipeline::features::{Cell, Row, may_be_missing};
-use crate::pipeline::record::{DeadLetter, Excerpt, Reason};
+use crate::pipeline::record::{DeadLetter, Reason};
 
 /// Cells that hold no value: what R, pandas and spreadsheets write for a missing one.
 const MISSING_CELLS: [&str; 6] = ["", "NA", "N/A", "NaN", "nan", "null"];
@@ -77,7 +77,7 @@ impl CsvColumns {
         for (cell, feature) in cells.into_iter().zip(&self.features) {
             count += 1;
             if let Some(feature) = *feature {
-                row.put(feature, self.cell(feature, cell.trim())?)?;
+                row.put(feature, self.cell(feature, cell.trim()))?;
             }
         }
         if count < self.features.len() {
@@ -87,16 +87,15 @@ impl CsvColumns {
         row.finish()
     }
 
-    fn cell<'c>(&self, feature: usize, text: &'c str) -> Result<Cell<'c>, DeadLetter> {
+    /// A word where a number is expected stays a word, and is refused as one.
+    fn cell<'c>(&self, feature: usize, text: &'c str) -> Cell<'c> {
         if is_missing(text) {
-            return Ok(Cell::Null);
+            Cell::Null
+        } else if self.numeric[feature] {
+            text.parse().map_or(Cell::Text(text), Cell::Float)
+        } else {
+            Cell::Text(text)
         }
-        if !self.numeric[feature] {
-            return Ok(Cell::Text(text));
-        }
-        text.parse().map(Cell::Float).map_err(|_| {
-            DeadLetter::new(Reason::WrongType, format!("{} stands where a number is expected", Excerpt(text)))
-        })
     }
 }
 
