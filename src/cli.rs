@@ -96,7 +96,7 @@ pub enum Verb {
     /// Show the whole way in half a minute: an embedded broker, a trainer, two lanes, a better model while records flow.
     Demo(Demo),
     /// Fit a model on a CSV file, report how good it is, write it to a file or publish it.
-    Train(Train),
+    Train(Box<Train>),
     /// Publish a model file as a new version on the model log.
     Publish(Publish),
     /// Score every record of an input topic with the newest version of a model.
@@ -274,10 +274,10 @@ pub struct Serve {
     /// The topic for the predictions.
     #[arg(long, value_name = "TOPIC")]
     pub output: String,
-    /// The topic for records that cannot be scored [default: <INPUT>.dead-letters].
+    /// The topic for records that cannot be scored [default: `INPUT.dead-letters`].
     #[arg(long, value_name = "TOPIC")]
     pub dead_letters: Option<String>,
-    /// The consumer group [default: modelstream.<MODEL>.<INPUT>].
+    /// The consumer group [default: `modelstream.MODEL.INPUT`].
     #[arg(long, value_name = "GROUP")]
     pub group: Option<String>,
     /// Threads, each with a consumer and a producer of its own. Partitions are spread over the lanes of all processes.
@@ -440,7 +440,7 @@ pub struct TopicsInit {
     /// The topic for the predictions.
     #[arg(long, value_name = "TOPIC")]
     pub output: Option<String>,
-    /// The topic for dead letters [default: <INPUT>.dead-letters].
+    /// The topic for dead letters [default: `INPUT.dead-letters`].
     #[arg(long, value_name = "TOPIC", requires = "input")]
     pub dead_letters: Option<String>,
     /// Partitions of input and output (and dead letters).
@@ -562,13 +562,10 @@ fn with_defaults(
     verb: &str,
 ) -> Result<clap::Command, ConfigFileError> {
     for (key, value) in table {
-        if let toml::Value::Table(inner) = value {
-            if command.find_subcommand(key).is_some() {
-                let subcommand = command.find_subcommand(key).cloned().unwrap_or_default();
-                let changed = with_defaults(subcommand, inner, path, key)?;
-                command = command.mut_subcommand(key, |_| changed);
-                continue;
-            }
+        if let (toml::Value::Table(inner), Some(subcommand)) = (value, command.find_subcommand(key).cloned()) {
+            let changed = with_defaults(subcommand, inner, path, key)?;
+            command = command.mut_subcommand(key, |_| changed);
+            continue;
         }
         let Some(id) = command
             .get_arguments()

@@ -291,3 +291,95 @@ pub fn encode_golden(signature: &Signature, row: &GoldenRow, mut columns: &mut [
 fn is_close(actual: f64, expected: f64) -> bool {
     (actual - expected).abs() <= GOLDEN_TOLERANCE * expected.abs().max(1.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::signature::Target;
+    use super::super::tree_ensemble::Node;
+    use super::*;
+
+    fn signature(features: usize, classes: &[&str]) -> Signature {
+        let feature = |index: usize| Feature { name: format!("x{index}"), kind: FeatureKind::Numeric { fill: None } };
+        let classes = classes.iter().map(|class| class.to_string()).collect();
+        Signature { features: (0..features).map(feature).collect(), target: Target { name: "y".into(), classes } }
+    }
+
+    /// Left of 0.5 on column 0 is class 0, else class 1.
+    fn stump() -> TreeEnsemble {
+        let mut trees = TreeEnsemble::new(Aggregation::Vote);
+        trees.push_tree(&[
+            Node::Split { column: 0, threshold: 0.5, left: 1, right: 2 },
+            Node::Class(0),
+            Node::Class(1),
+        ]);
+        trees
+    }
+
+    fn why_not(signature: &Signature, predictor: Predictor) -> &'static str {
+        structure(signature, &predictor).expect_err("not sound").reason()
+    }
+
+    #[test]
+    fn a_sound_model_passes() {
+        assert_eq!(structure(&signature(1, &["a", "b"]), &Predictor::TreeEnsemble(stump())), Ok(()));
+    }
+
+    #[test]
+    fn hostile_trees_are_refused() {
+        let two = signature(1, &["a", "b"]);
+        let hostile: [(&str, fn(&mut TreeEnsemble)); 9] = [
+            ("a cycle", |trees| trees.children[0] = 0),
+            ("a child beyond the tree", |trees| trees.children[0] = 2),
+            ("a child far beyond the tree", |trees| trees.children[0] = u32::MAX),
+            ("a column beyond the signature", |trees| trees.features[0] = 1),
+            ("a class beyond the signature", |trees| trees.children[2] = 2),
+            ("a threshold that is no number", |trees| trees.thresholds[0] = f32::NAN),
+            ("sizes that do not add up", |trees| trees.tree_sizes[0] = 2),
+            ("a tree without nodes", |trees| trees.tree_sizes.insert(0, 0)),
+            ("arrays of different lengths", |trees| trees.thresholds.truncate(2)),
+        ];
+        for (name, damage) in hostile {
+            let mut trees = stump();
+            damage(&mut trees);
+            assert_eq!(why_not(&two, Predictor::TreeEnsemble(trees)), "structure", "{name}");
+        }
+    }
+
+    #[test]
+    fn a_predictor_must_fit_its_signature() {
+        let linear = |link| Linear { link, coefficients: vec![1.0], intercepts: vec![0.0] };
+        assert_eq!(structure(&signature(1, &[]), &Predictor::Linear(linear(Link::Identity))), Ok(()));
+        assert_eq!(why_not(&signature(1, &["a", "b"]), Predictor::Linear(linear(Link::Identity))), "structure");
+        assert_eq!(why_not(&signature(2, &["a", "b"]), Predictor::Linear(linear(Link::Logistic))), "structure");
+        assert_eq!(why_not(&signature(1, &["a", "b", "c"]), Predictor::Linear(linear(Link::Logistic))), "structure");
+        let bayes = NaiveBayes { log_priors: vec![0.0; 2], means: vec![0.0; 2], variances: vec![1.0, 0.0] };
+        assert_eq!(why_not(&signature(1, &["a", "b"]), Predictor::NaiveBayes(bayes)), "structure");
+        assert_eq!(why_not(&signature(1, &[]), Predictor::TreeEnsemble(stump())), "structure");
+    }
+
+    #[test]
+    fn a_signature_must_be_possible() {
+        let trees = || Predictor::TreeEnsemble(stump());
+        assert_eq!(why_not(&signature(1, &["a"]), trees()), "structure");
+        assert_eq!(why_not(&signature(1, &["a", "a"]), trees()), "structure");
+        assert_eq!(why_not(&signature(0, &["a", "b"]), trees()), "structure");
+        let many: Vec<String> = (0..=CLASSES_MAX).map(|class| class.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(why_not(&signature(1, &many), trees()), "too_large");
+    }
+
+    fn golden(input: f64, outputs: &[f64]) -> GoldenRow {
+        GoldenRow { inputs: vec![GoldenValue::Number(input)], outputs: outputs.to_vec() }
+    }
+
+    #[test]
+    fn golden_rows_must_come_out_the_same() {
+        let model = Model::new(signature(1, &["a", "b"]), Predictor::TreeEnsemble(stump())).expect("sound");
+        assert_eq!(golden_rows(&model, &[golden(0.0, &[1.0, 0.0]), golden(1.0, &[0.0, 1.0])]), Ok(()));
+        let wrong = golden_rows(&model, &[golden(0.0, &[1.0, 0.0]), golden(1.0, &[1.0, 0.0])]);
+        assert!(matches!(wrong, Err(Refusal::Golden { row: 1, .. })), "{wrong:?}");
+        assert!(golden_rows(&model, &[golden(0.0, &[f64::NAN, 0.0])]).is_err());
+        assert!(golden_rows(&model, &[golden(0.0, &[1.0])]).is_err());
+        assert!(golden_rows(&model, &[golden(f64::NAN, &[1.0, 0.0])]).is_err());
+    }
+}

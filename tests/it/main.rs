@@ -1,3 +1,4 @@
 //! The integration tests: one binary, a file for each promise.
 
+mod formats;
 mod records;
