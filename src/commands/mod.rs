@@ -68,7 +68,7 @@ impl Error {
             | Error::Registry(registry::Error::Kafka(error))
             | Error::Serve(crate::serve::Error::Kafka(error)) => kafka_exit_code(error),
             Error::Registry(registry::Error::Refused { .. }) | Error::Refused { .. } => exit::REFUSED,
-            Error::CheckFailed(_) => exit::CHECK_FAILED,
+            Error::CheckFailed(_) | Error::Train(crate::train::Error::BelowTheBar(_)) => exit::CHECK_FAILED,
             Error::Registry(_) | Error::Serve(_) | Error::Train(_) | Error::Io { .. } | Error::Data(_) => 1,
         }
     }

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::pipeline::decode::is_missing;
+
 use super::Error;
 
 /// The longest line of a JSON-lines file: a record of more bytes does not fit a Kafka message.
 const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Cells that stand for no value, as pandas reads them.
-const MISSING: [&str; 6] = ["", "NA", "NaN", "nan", "null", "?"];
 
 /// What a data file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +115,7 @@ pub(super) fn csv_rows(
 /// A number stays a number to the letter, a missing cell is `null`, the rest is text.
 fn write_cell(json: &mut Vec<u8>, cell: &str) {
     let cell = cell.trim();
-    if MISSING.contains(&cell) {
+    if is_missing(cell) {
         json.extend_from_slice(b"null");
     } else if serde_json::from_str::<serde_json::Number>(cell).is_ok() {
         json.extend_from_slice(cell.as_bytes());
