@@ -50,7 +50,7 @@ pub fn say(text: &str) {
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(header.iter().map(|name| Cell::new(name.to_uppercase())));
+    table.set_header(header.iter().map(Cell::new));
     table
 }
 

@@ -16,6 +16,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
+use rdkafka_sys as sys;
 
 use super::Error;
 use super::context::{self, Statistics};
@@ -369,10 +370,26 @@ impl GroupConsumer {
 
     /// Commits for each partition the offset of the next record to read; [`Event::Committed`] tells the outcome.
     ///
+    /// rdkafka's asynchronous commit reports nothing, because librdkafka reports it to a callback that rdkafka's event
+    /// interface does not set; `rd_kafka_commit_queue` puts the outcome on the queue that is polled.
+    ///
     /// # Errors
     /// When the commit cannot even be queued.
     pub fn commit(&self, next: impl Iterator<Item = (i32, i64)>) -> Result<(), Error> {
-        self.commit_with(next, CommitMode::Async)
+        let offsets = self.offsets(next)?;
+        let client = self.inner.client().native_ptr();
+        // SAFETY: the client lives as long as the consumer, the list as long as the call, which copies it; the queue is
+        // counted by librdkafka, and our count is given back.
+        let code = unsafe {
+            let queue = sys::rd_kafka_queue_get_consumer(client);
+            let code = sys::rd_kafka_commit_queue(client, offsets.ptr(), queue, None, std::ptr::null_mut());
+            sys::rd_kafka_queue_destroy(queue);
+            code
+        };
+        match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+            code => Err(self.commit_error(&KafkaError::ConsumerCommit(code.into()))),
+        }
     }
 
     /// As [`GroupConsumer::commit`], and waits for the broker; for at most the session timeout when it is away.
@@ -380,17 +397,21 @@ impl GroupConsumer {
     /// # Errors
     /// When the broker does not take the offsets: then the group is rebalancing, or the broker is away.
     pub fn commit_and_wait(&self, next: impl Iterator<Item = (i32, i64)>) -> Result<(), Error> {
-        self.commit_with(next, CommitMode::Sync)
+        let offsets = self.offsets(next)?;
+        self.inner.commit(&offsets, CommitMode::Sync).map_err(|error| self.commit_error(&error))
     }
 
-    fn commit_with(&self, next: impl Iterator<Item = (i32, i64)>, mode: CommitMode) -> Result<(), Error> {
-        let failed = |error: &KafkaError| Error::new("committing offsets", &self.brokers, error);
+    fn offsets(&self, next: impl Iterator<Item = (i32, i64)>) -> Result<TopicPartitionList, Error> {
         let mut offsets = TopicPartitionList::new();
         for (partition, offset) in next {
             let added = offsets.add_partition_offset(&self.topic, partition, Offset::Offset(offset));
-            added.map_err(|error| failed(&error))?;
+            added.map_err(|error| self.commit_error(&error))?;
         }
-        self.inner.commit(&offsets, mode).map_err(|error| failed(&error))
+        Ok(offsets)
+    }
+
+    fn commit_error(&self, error: &KafkaError) -> Error {
+        Error::new("committing offsets", &self.brokers, error)
     }
 
     fn list(&self, partitions: &[i32]) -> TopicPartitionList {

@@ -19,7 +19,9 @@ use super::active::Active;
 const POLL: Duration = Duration::from_millis(200);
 /// How long the model log is left alone after an error.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often it is said that there is still no model.
+/// When it is said first that there is no model yet: reading the log takes less.
+const FIRST_NOTICE: Duration = Duration::from_secs(3);
+/// How often it is said again.
 const WAITING_NOTICE: Duration = Duration::from_secs(30);
 
 /// What `/status` says about the model.
@@ -107,7 +109,7 @@ impl ModelWatch {
     fn follow(&mut self, stop: &Stop) -> Result<(), registry::Error> {
         let mut follower = Follower::start(&self.connection, &self.topics)?;
         let (mut caught_up, mut look_again) = (false, None::<Instant>);
-        let mut next_notice = Instant::now();
+        let mut next_notice = Instant::now() + FIRST_NOTICE;
         while !stop.is_set() {
             let due = match follower.turn(POLL) {
                 Ok(Turn::CaughtUp) => {

@@ -276,7 +276,8 @@ struct BoostedTree {
     left: Option<Box<BoostedTree>>,
     right: Option<Box<BoostedTree>>,
     threshold: f64,
-    split_feature_idx: u16,
+    /// `usize::MAX` in a leaf.
+    split_feature_idx: usize,
     value: f64,
 }
 
@@ -290,7 +291,7 @@ fn boosted_nodes(root: &BoostedTree, learning_rate: f64) -> Vec<Node> {
             (Some(left), Some(right)) => {
                 let position = queue.len();
                 queue.extend([left.as_ref(), right.as_ref()]);
-                let (column, threshold) = (tree.split_feature_idx, tree.threshold);
+                let (column, threshold) = (tree.split_feature_idx as u16, tree.threshold);
                 Node::Split { column, threshold, left: position, right: position + 1 }
             }
             _ => Node::Value(learning_rate * tree.value),
