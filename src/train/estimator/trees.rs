@@ -49,7 +49,7 @@ pub(super) fn classification_forest(
     let trees = fit_trees(fit, |seed| {
         let parameters = RandomForestClassifierParameters {
             criterion: criterion(hyper),
-            max_depth: hyper.max_depth,
+            max_depth: levels(hyper),
             min_samples_leaf: hyper.min_samples_leaf.unwrap_or(1),
             min_samples_split: hyper.min_samples_split.unwrap_or(2),
             n_trees: 1,
@@ -69,7 +69,7 @@ pub(super) fn classification_forest(
 pub(super) fn classification_tree(fit: &Fit<'_>, x: &Matrix, codes: &[u32]) -> Result<Predictor, Error> {
     let parameters = DecisionTreeClassifierParameters {
         criterion: criterion(fit.hyper),
-        max_depth: fit.hyper.max_depth,
+        max_depth: levels(fit.hyper),
         min_samples_leaf: fit.hyper.min_samples_leaf.unwrap_or(1),
         min_samples_split: fit.hyper.min_samples_split.unwrap_or(2),
         seed: Some(fit.seed),
@@ -83,7 +83,7 @@ pub(super) fn regression_forest(fit: &Fit<'_>, x: &Matrix, values: &[f64], split
     let y = values.to_vec();
     let hyper = fit.hyper;
     let m = Some(hyper.max_features.unwrap_or(MaxFeatures::Share(1.0)).of(columns(x)));
-    let (max_depth, min_samples_leaf) = (hyper.max_depth, hyper.min_samples_leaf.unwrap_or(1));
+    let (max_depth, min_samples_leaf) = (levels(hyper), hyper.min_samples_leaf.unwrap_or(1));
     let min_samples_split = hyper.min_samples_split.unwrap_or(2);
     let (n_trees, keep_samples) = (1, false);
     let trees = fit_trees(fit, |seed| {
@@ -121,7 +121,7 @@ pub(super) fn regression_forest(fit: &Fit<'_>, x: &Matrix, values: &[f64], split
 
 pub(super) fn regression_tree(fit: &Fit<'_>, x: &Matrix, values: &[f64]) -> Result<Predictor, Error> {
     let parameters = DecisionTreeRegressorParameters {
-        max_depth: fit.hyper.max_depth,
+        max_depth: levels(fit.hyper),
         min_samples_leaf: fit.hyper.min_samples_leaf.unwrap_or(1),
         min_samples_split: fit.hyper.min_samples_split.unwrap_or(2),
         seed: Some(fit.seed),
@@ -149,6 +149,11 @@ pub(super) fn boosting(fit: &Fit<'_>, x: &Matrix, values: &[f64]) -> Result<Pred
     let boosted: Boosted = mirrored(&boosted)?;
     let trees: Vec<Vec<Node>> = boosted.regressors.iter().map(|tree| boosted_nodes(tree, learning_rate)).collect();
     Ok(ensemble(Aggregation::Sum { base }, &trees))
+}
+
+/// smartcore counts the levels of nodes, scikit-learn those of splits.
+fn levels(hyper: &HyperParameters) -> Option<u16> {
+    hyper.max_depth.map(|depth| depth.saturating_add(1))
 }
 
 fn columns(x: &Matrix) -> usize {
