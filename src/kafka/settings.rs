@@ -107,6 +107,8 @@ impl Connection {
             ("auto.offset.reset", offset_reset),
             ("allow.auto.create.topics", "false"),
             ("session.timeout.ms", &session),
+            // A member learns of a rebalance by its next heartbeat; until all have, the group stands still.
+            ("heartbeat.interval.ms", "1000"),
             ("max.poll.interval.ms", &poll),
             ("statistics.interval.ms", &statistics),
             ("queued.max.messages.kbytes", &queue),

@@ -19,8 +19,10 @@ pub struct Delivery {
     producer: Producer,
     interval: Duration,
     progress: BTreeMap<i32, Progress>,
-    /// Whether `progress` holds more than was committed.
+    /// Whether `progress` holds more than the broker was asked to commit.
     uncommitted: bool,
+    /// Commits that the broker was asked for and has not answered.
+    unanswered: u32,
     /// Of the records finished since the last commit: at most as many as the producer holds and one batch.
     timestamps: Vec<u64>,
     last_commit: Instant,
@@ -56,6 +58,7 @@ impl Delivery {
             interval,
             progress: BTreeMap::new(),
             uncommitted: false,
+            unanswered: 0,
             timestamps: Vec::new(),
             last_commit: Instant::now(),
         })
@@ -92,6 +95,25 @@ impl Delivery {
         self.uncommitted
     }
 
+    /// Whether everything that is finished is committed, and the broker has said so.
+    pub fn is_settled(&self) -> bool {
+        !self.uncommitted && self.unanswered == 0
+    }
+
+    /// Asks for all offsets again, committed or not. The broker answers a member's requests in order, so its answer also says
+    /// that a rebalance that was under way has come to an end.
+    pub fn commit_again(&mut self) {
+        self.uncommitted = !self.progress.is_empty();
+    }
+
+    /// The broker answered a commit; what it refused is to be committed again.
+    pub fn commit_ended(&mut self, committed: bool) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        if !committed {
+            self.commit_again();
+        }
+    }
+
     /// How long until a commit is due.
     pub fn due_in(&self) -> Duration {
         self.interval.saturating_sub(self.last_commit.elapsed())
@@ -115,13 +137,9 @@ impl Delivery {
             return Ok(Commit::NotYet);
         }
         consumer.commit(self.offsets())?;
+        self.unanswered += 1;
         self.committed();
         Ok(Commit::Done)
-    }
-
-    /// A commit that was on its way failed: its offsets are to be committed again.
-    pub fn commit_failed(&mut self) {
-        self.uncommitted = !self.progress.is_empty();
     }
 
     /// Delivers and commits everything that is finished, waiting for the broker until `deadline`.
@@ -129,7 +147,7 @@ impl Delivery {
     /// # Errors
     /// When it is not delivered in time, a delivery failed, or the broker refuses the offsets.
     pub fn settle(&mut self, consumer: &GroupConsumer, deadline: Instant) -> Result<(), kafka::Error> {
-        if !self.uncommitted {
+        if self.is_settled() {
             return Ok(());
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -160,6 +178,7 @@ impl Delivery {
         self.producer = Producer::idempotent(&self.connection)?;
         self.progress.clear();
         self.timestamps.clear();
+        self.unanswered = 0;
         self.committed();
         Ok(())
     }

@@ -27,6 +27,8 @@ const IDLE_AFTER: Duration = Duration::from_millis(3);
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a full producer is left alone.
 const FULL_WAIT: Duration = Duration::from_millis(5);
+/// How long a draining lane waits for the broker's next word.
+const DRAIN_WAIT: Duration = Duration::from_millis(50);
 /// How long a lane waits after a failure before it starts over, so that a lasting one does not spin.
 const RESTART_WAIT: Duration = Duration::from_secs(1);
 /// The bytes of a batch: enough to be busy, few beside the fetch queue.
@@ -288,14 +290,12 @@ impl Lane {
         match event {
             Event::Assigned(partitions) => self.take(consumer, &partitions),
             Event::Revoked { partitions, lost } => self.give_back(consumer, &partitions, lost, batch, sent),
-            Event::Committed(Ok(())) => {
-                self.metrics.commit_ended(true);
-                Ok(())
-            }
-            Event::Committed(Err(error)) => {
-                tracing::warn!(%error, "a commit failed; it is tried again");
-                self.metrics.commit_ended(false);
-                self.delivery.commit_failed();
+            Event::Committed(result) => {
+                self.metrics.commit_ended(result.is_ok());
+                self.delivery.commit_ended(result.is_ok());
+                if let Err(error) = result {
+                    tracing::warn!(%error, "a commit failed; it is tried again");
+                }
                 Ok(())
             }
             Event::Statistics(statistics) => {
@@ -389,8 +389,25 @@ impl Lane {
         self.metrics.client(sent_bytes, received_bytes, round_trip_seconds);
     }
 
+    /// Delivers what was sent and waits for the broker's word that its offsets are committed. Partitions stay paused; events
+    /// are answered on, so that a rebalance that is under way ends instead of waiting for this member.
     fn drain(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
-        self.delivery.settle(consumer, Instant::now() + self.settings.drain_timeout)?;
+        let deadline = Instant::now() + self.settings.drain_timeout;
+        self.hold(consumer, true);
+        self.delivery.commit_again();
+        while !self.delivery.is_settled() {
+            self.pulse.turn();
+            if Instant::now() >= deadline {
+                let doing = "draining: the broker does not confirm the last commit".to_owned();
+                return Err(kafka::Error::TimedOut { doing, seconds: self.settings.drain_timeout.as_secs() });
+            }
+            if self.delivery.is_uncommitted() {
+                self.delivery.commit(consumer)?;
+            }
+            if let Fetched::Event(event) = consumer.serve(DRAIN_WAIT) {
+                self.answer(consumer, event, &[], &mut 0)?;
+            }
+        }
         self.observe_end_to_end();
         tracing::info!("drained: everything finished is delivered and committed");
         Ok(())

@@ -1,0 +1,350 @@
+//! Starts the real things and knows the domain's verbs.
+//!
+//! Tests of delivery, groups, transactions and large messages run against real Apache Kafka: one broker for the whole run,
+//! started by `ops/kafka/broker`, or the cluster that `MODELSTREAM_TEST_BROKERS` names. Each test has its own topics and group.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use modelstream::kafka::Connection;
+use modelstream::kafka::admin::{Admin, TopicSpec};
+use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
+use modelstream::kafka::reader::{LogReader, Read, Start};
+use modelstream::registry::Topics;
+
+/// How long anything in a test may take before it has failed.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The repository's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A file of `tests/data`.
+pub fn data(name: &str) -> PathBuf {
+    root().join("tests/data").join(name)
+}
+
+/// Runs `modelstream` with these arguments to its end.
+pub fn modelstream(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_modelstream")).args(arguments).output().expect("the binary runs")
+}
+
+/// As [`modelstream`]; what it printed on stdout, after checking that it ended well.
+pub fn succeeded(arguments: &[&str]) -> String {
+    let output = modelstream(arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "modelstream {arguments:?} ended with {}: {stderr}", output.status);
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// As [`modelstream`]; what it printed on stderr, after checking that it ended with `code`.
+pub fn failed_with(code: i32, arguments: &[&str]) -> String {
+    let output = modelstream(arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "modelstream {arguments:?}: {stderr}");
+    stderr
+}
+
+/// The bootstrap address of a real broker, or why there is none.
+fn bootstrap() -> &'static Result<String, String> {
+    static BROKERS: OnceLock<Result<String, String>> = OnceLock::new();
+    BROKERS.get_or_init(|| {
+        if let Ok(brokers) = std::env::var("MODELSTREAM_TEST_BROKERS") {
+            return Ok(brokers);
+        }
+        let pid = std::process::id().to_string();
+        let dir = std::env::temp_dir().join(format!("modelstream-test-{pid}"));
+        let started = Command::new(root().join("ops/kafka/broker"))
+            .args(["start", "--port", "0", "--while-pid", &pid, "--dir"])
+            .arg(dir)
+            .output()
+            .map_err(|error| error.to_string())?;
+        match started.status.success() {
+            true => Ok(String::from_utf8_lossy(&started.stdout).trim().to_owned()),
+            false => Err(String::from_utf8_lossy(&started.stderr).trim().to_owned()),
+        }
+    })
+}
+
+/// A real cluster with names that no other test has; `None` where there is none, which is said loudly, and is a failure
+/// where `MODELSTREAM_TEST_REQUIRE` is set.
+pub fn real_kafka(test: &str) -> Option<Cluster> {
+    match bootstrap() {
+        Ok(brokers) => Some(Cluster::new(brokers, test)),
+        Err(why) => {
+            let line = format!("SKIPPED {test}: it needs a real broker: {why}");
+            assert!(std::env::var_os("MODELSTREAM_TEST_REQUIRE").is_none(), "{line}");
+            eprintln!("{line}");
+            None
+        }
+    }
+}
+
+/// A cluster as one test sees it.
+pub struct Cluster {
+    pub brokers: String,
+    pub connection: Connection,
+    pub log: Topics,
+    prefix: String,
+}
+
+/// A record that was read back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Received {
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub timestamp_ms: Option<i64>,
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Received {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(header, _)| header == name);
+        found.map(|(_, value)| std::str::from_utf8(value).expect("text"))
+    }
+
+    /// Where the record came from: partition and offset of the input.
+    pub fn source(&self) -> (i32, i64) {
+        let number = |name: &str| self.header(name).expect("a provenance header").parse::<i64>().expect("a number");
+        (number("modelstream-source-partition") as i32, number("modelstream-source-offset"))
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(self.value.as_deref().expect("a value")).expect("JSON")
+    }
+}
+
+impl Cluster {
+    fn new(brokers: &str, test: &str) -> Cluster {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("{test}-{}-{number}", std::process::id());
+        let connection = Connection::new(brokers, &[]).expect("no properties");
+        let log = Topics { models: format!("{prefix}.models"), artifacts: format!("{prefix}.artifacts") };
+        let cluster = Cluster { brokers: brokers.to_owned(), connection, log, prefix };
+        let compacted = |name: &String| TopicSpec { name: name.clone(), partitions: 1, compacted: true };
+        cluster.create(&[compacted(&cluster.log.models), compacted(&cluster.log.artifacts)]);
+        cluster
+    }
+
+    /// The test's own name for `name`.
+    pub fn name(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    /// The arguments of every verb that name this cluster and its model log.
+    pub fn arguments<'a>(&'a self, verb: &[&'a str]) -> Vec<&'a str> {
+        let (models, artifacts) = (self.log.models.as_str(), self.log.artifacts.as_str());
+        let common = ["--brokers", &self.brokers, "--models-topic", models, "--artifacts-topic", artifacts];
+        verb.iter().copied().chain(common).collect()
+    }
+
+    pub fn create(&self, topics: &[TopicSpec]) {
+        let admin = Admin::new(&self.connection).expect("valid settings");
+        admin.create(topics, 1).expect("topics can be created");
+    }
+
+    /// Creates a topic; its name.
+    pub fn topic(&self, name: &str, partitions: i32) -> String {
+        let name = self.name(name);
+        self.create(&[TopicSpec { name: name.clone(), partitions, compacted: false }]);
+        name
+    }
+
+    /// Sends records and waits for their delivery.
+    pub fn send<'a>(&self, topic: &str, records: impl IntoIterator<Item = (Option<&'a [u8]>, Option<&'a [u8]>)>) {
+        let producer = Producer::idempotent(&self.connection).expect("valid settings");
+        for (key, value) in records {
+            let make =
+                || Outgoing { topic, partition: None, key, value, timestamp_ms: None, headers: Headers::default() };
+            producer.send_waiting(make, UNTAGGED, Instant::now() + DEADLINE).expect("room");
+        }
+        assert!(producer.flush(DEADLINE), "the records are delivered in time");
+        assert!(producer.take_failure().is_none());
+    }
+
+    /// Reads a topic from its beginning until `count` records came, and the ends of all partitions were reached.
+    pub fn read(&self, topic: &str, count: usize) -> Vec<Received> {
+        let partitions = Admin::new(&self.connection).and_then(|admin| admin.partitions(topic));
+        let partitions = partitions.expect("a broker").expect("the topic exists");
+        let starts: Vec<(i32, Start)> = (0..partitions).map(|partition| (partition, Start::Beginning)).collect();
+        let reader = LogReader::open(&self.connection, topic, &starts).expect("valid settings");
+        let (mut received, mut ended) = (Vec::new(), vec![false; partitions as usize]);
+        let deadline = Instant::now() + DEADLINE;
+        while received.len() < count || !ended.iter().all(|ended| *ended) {
+            assert!(Instant::now() < deadline, "{topic}: {} of {count} records came in time", received.len());
+            match reader.next(Duration::from_millis(100)).expect("readable") {
+                Read::End(partition) => ended[partition as usize] = true,
+                Read::Nothing => {}
+                Read::Record(record) => {
+                    ended[record.partition() as usize] = false;
+                    let headers =
+                        record.headers().map(|(name, value)| (name.to_owned(), value.unwrap_or_default().to_vec()));
+                    received.push(Received {
+                        partition: record.partition(),
+                        offset: record.offset(),
+                        key: record.key().map(<[u8]>::to_vec),
+                        value: record.payload().map(<[u8]>::to_vec),
+                        timestamp_ms: record.timestamp_ms(),
+                        headers: headers.collect(),
+                    });
+                }
+            }
+        }
+        received
+    }
+
+    /// Starts `modelstream serve` as a process of its own; the metrics port is free.
+    pub fn serve(&self, arguments: &[&str]) -> Serving {
+        let mut all = self.arguments(&["serve"]);
+        all.extend(["--listen", "127.0.0.1:0", "--log-format", "json"]);
+        all.extend(arguments);
+        Serving::start(&all)
+    }
+
+    /// Trains on the iris data and publishes as `model`; what `--json` printed.
+    pub fn publish_iris(&self, model: &str, seed: &str) -> serde_json::Value {
+        let iris = data("iris.csv");
+        let iris = iris.to_str().expect("text");
+        let line = ["train", iris, "--target", "species", "--seed", seed, "--n-estimators", "10"];
+        let line = [&line[..], &["--publish", "--model", model, "--json"]].concat();
+        serde_json::from_str(&succeeded(&self.arguments(&line))).expect("JSON")
+    }
+}
+
+/// A running `modelstream serve`.
+pub struct Serving {
+    child: Child,
+    lines: Receiver<String>,
+    pub log: Vec<String>,
+    pub address: String,
+}
+
+impl Serving {
+    fn start(arguments: &[&str]) -> Serving {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_modelstream"))
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let (sender, lines) = channel();
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let mut serving = Serving { child, lines, log: Vec::new(), address: String::new() };
+        let line = serving.wait_for_log("metrics on http://");
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
+        serving.address = address.to_owned();
+        serving
+    }
+
+    /// The next log line with this text.
+    pub fn wait_for_log(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left);
+            let line = line.unwrap_or_else(|_| panic!("no line with {text:?} came: {:#?}", self.log));
+            self.log.push(line.clone());
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// Status code and body of a GET.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut response = agent.get(format!("http://{}{path}", self.address)).call().expect("HTTP is served");
+        (response.status().as_u16(), response.body_mut().read_to_string().expect("text"))
+    }
+
+    /// Waits until `/ready` says yes.
+    pub fn wait_until_ready(&self) {
+        wait_until("the process is ready", || self.get("/ready").0 == 200);
+    }
+
+    /// The values of a metric by their labels.
+    pub fn metric(&self, name: &str) -> BTreeMap<String, f64> {
+        let (_, text) = self.get("/metrics");
+        let lines =
+            text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        let parse = |line: &str| {
+            let (series, value) = line.rsplit_once(' ').expect("a series and a value");
+            (series[name.len()..].to_owned(), value.parse().expect("a number"))
+        };
+        lines.map(parse).collect()
+    }
+
+    /// The sum of a metric's series.
+    pub fn total(&self, name: &str) -> f64 {
+        self.metric(name).values().sum()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// Waits for the process to end; its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our child") {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "the process does not end: {:#?}", self.drain_log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// SIGTERM, and the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.signal("TERM");
+        self.wait()
+    }
+
+    fn drain_log(&mut self) -> &[String] {
+        self.log.extend(self.lines.try_iter());
+        &self.log
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("log of the serving process: {:#?}", self.drain_log());
+        }
+    }
+}
+
+/// Waits until something holds.
+pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a tool; its output where it ended well, else a panic with what it said.
+pub fn tool(command: &mut Command) -> String {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the tool runs");
+    let mut stdout = String::new();
+    child.stdout.take().expect("piped").read_to_string(&mut stdout).expect("text");
+    let output = child.wait_with_output().expect("it ends");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} ended with {}: {stdout}{stderr}", output.status);
+    stdout
+}
