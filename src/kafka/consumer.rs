@@ -357,6 +357,13 @@ impl GroupConsumer {
         Ok(starts)
     }
 
+    /// Whether no request to join the group is under way, as far as the broker answers within `wait`. A broker answers a
+    /// connection's requests in order and holds the answer to a join back until all members have joined; so it answers this
+    /// one only when there is none.
+    pub fn is_between_rebalances(&self, wait: Duration) -> bool {
+        self.inner.committed_offsets(self.list(&[0]), wait).is_ok()
+    }
+
     /// Stops fetching `partitions`; polling goes on, so the group keeps the member.
     pub fn pause(&self, partitions: &[i32]) {
         // It fails only for partitions that are not ours, which then need no pause.

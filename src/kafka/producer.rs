@@ -5,7 +5,6 @@
 //! and `rd_kafka_commit_transaction` are called directly: about 12 ms a commit.
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -101,7 +100,6 @@ struct ProduceContext {
     brokers: String,
     /// The first delivery that failed since anyone asked.
     failure: Mutex<Option<Error>>,
-    failures: AtomicU64,
     delivered: Mutex<Vec<Delivered>>,
 }
 
@@ -126,7 +124,6 @@ impl ProducerContext for ProduceContext {
                 self.delivered.lock().unwrap_or_else(PoisonError::into_inner).push(delivered);
             }
             Err((error, message)) => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
                 let doing = format!("delivering a record to {}", message.topic());
                 let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
                 failure.get_or_insert_with(|| Error::new(doing, &self.brokers, error));
@@ -251,9 +248,10 @@ impl Producer {
         self.inner.context().failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Deliveries that failed since the start.
-    pub fn failures(&self) -> u64 {
-        self.inner.context().failures.load(Ordering::Relaxed)
+    /// Why the producer is of no use any more, if it is: fenced, for example.
+    pub fn fatal_error(&self, doing: &str) -> Option<Error> {
+        let (code, text) = self.inner.client().fatal_error()?;
+        Some(CallError { code, text, retriable: false }.into_error(doing, &self.brokers))
     }
 
     /// Where the tagged records ended up that were delivered since the last call.
@@ -315,7 +313,7 @@ impl Producer {
 
 /// A transactional call's error, read out of librdkafka's object.
 struct CallError {
-    code: sys::rd_kafka_resp_err_t,
+    code: RDKafkaErrorCode,
     text: String,
     retriable: bool,
 }
@@ -329,7 +327,7 @@ impl CallError {
         // SAFETY: the object is ours until it is destroyed below, and its text lives as long as it does.
         unsafe {
             let taken = CallError {
-                code: sys::rd_kafka_error_code(error),
+                code: sys::rd_kafka_error_code(error).into(),
                 text: CStr::from_ptr(sys::rd_kafka_error_string(error)).to_string_lossy().into_owned(),
                 retriable: sys::rd_kafka_error_is_retriable(error) != 0,
             };
@@ -339,7 +337,7 @@ impl CallError {
     }
 
     fn into_error(self, doing: &str, brokers: &str) -> Error {
-        let mut error = Error::new(doing, brokers, &KafkaError::Global(self.code.into()));
+        let mut error = Error::new(doing, brokers, &KafkaError::Global(self.code));
         if let Error::Unreachable { cause, .. }
         | Error::NotAuthorised { cause, .. }
         | Error::Fenced { cause, .. }

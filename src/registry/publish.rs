@@ -1,7 +1,7 @@
 //! Publish an artifact: its chunks, then its manifest, in one Kafka transaction.
 //!
-//! A publish that dies half-way is an aborted transaction, which no reader sees. The transactional id is the model's, so a
-//! second publisher of the same model fences the first, and a version number is given once: the number is read after the
+//! A publish that dies half-way is an aborted transaction, which no reader sees. The transactional id is that of the model
+//! in its model log, so a second publisher of the same model fences the first, and a version number is given once: the number is read after the
 //! fencing, when no other publisher of this model can commit any more.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -60,8 +60,8 @@ pub fn publish(
     }
     let artifact = checked(request)?;
     require_topics(connection, topics)?;
-    let producer =
-        Producer::transactional(connection, &format!("modelstream.publish.{}", request.model), PUBLISH_TIMEOUT)?;
+    let transactional_id = format!("modelstream.publish.{}.{}", topics.models, request.model);
+    let producer = Producer::transactional(connection, &transactional_id, PUBLISH_TIMEOUT)?;
     let state = read_state(connection, topics)?;
     let digest = Digest::of(request.bytes);
     let version = match claim(&state, request, digest)? {
@@ -75,11 +75,13 @@ pub fn publish(
         producer.commit_transaction()?;
         Ok(Published { manifest, already_there: false })
     });
-    if result.is_err() {
+    result.map_err(|error| {
+        // What a fenced producer reports of its records says less than why it was fenced.
+        let cause = producer.fatal_error("publishing");
         // Best effort: what is left open, the broker aborts itself.
         let _ = producer.abort_transaction();
-    }
-    result
+        cause.map_or(error, Error::Kafka)
+    })
 }
 
 /// What a server would refuse is not published.

@@ -100,17 +100,11 @@ impl Delivery {
         !self.uncommitted && self.unanswered == 0
     }
 
-    /// Asks for all offsets again, committed or not. The broker answers a member's requests in order, so its answer also says
-    /// that a rebalance that was under way has come to an end.
-    pub fn commit_again(&mut self) {
-        self.uncommitted = !self.progress.is_empty();
-    }
-
     /// The broker answered a commit; what it refused is to be committed again.
     pub fn commit_ended(&mut self, committed: bool) {
         self.unanswered = self.unanswered.saturating_sub(1);
         if !committed {
-            self.commit_again();
+            self.uncommitted = !self.progress.is_empty();
         }
     }
 

@@ -28,7 +28,7 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a full producer is left alone.
 const FULL_WAIT: Duration = Duration::from_millis(5);
 /// How long a draining lane waits for the broker's next word.
-const DRAIN_WAIT: Duration = Duration::from_millis(50);
+const DRAIN_WAIT: Duration = Duration::from_millis(100);
 /// How long a lane waits after a failure before it starts over, so that a lasting one does not spin.
 const RESTART_WAIT: Duration = Duration::from_secs(1);
 /// The bytes of a batch: enough to be busy, few beside the fetch queue.
@@ -389,13 +389,13 @@ impl Lane {
         self.metrics.client(sent_bytes, received_bytes, round_trip_seconds);
     }
 
-    /// Delivers what was sent and waits for the broker's word that its offsets are committed. Partitions stay paused; events
-    /// are answered on, so that a rebalance that is under way ends instead of waiting for this member.
+    /// Delivers what was sent, waits for the broker's word that its offsets are committed, and for the end of a rebalance that
+    /// is under way: a member that leaves in the middle of one is waited for until its session times out. Partitions stay
+    /// paused; events are answered on.
     fn drain(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
         let deadline = Instant::now() + self.settings.drain_timeout;
         self.hold(consumer, true);
-        self.delivery.commit_again();
-        while !self.delivery.is_settled() {
+        while !self.delivery.is_settled() || !consumer.is_between_rebalances(DRAIN_WAIT) {
             self.pulse.turn();
             if Instant::now() >= deadline {
                 let doing = "draining: the broker does not confirm the last commit".to_owned();

@@ -1,6 +1,10 @@
 //! The integration tests: one binary, a file for each promise.
 
+mod cli;
+mod demo;
 mod formats;
 mod harness;
+mod model_log;
 mod records;
 mod serving;
+mod training;

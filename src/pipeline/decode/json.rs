@@ -350,7 +350,7 @@ mod tests {
         }
 
         #[test]
-        fn any_name_is_found(name in any::<String>(), number_value in -1e6f32..1e6) {
+        fn any_name_is_found(name in "(?s).{1,40}", number_value in -1e6f32..1e6) {
             let record = serde_json::json!({ name.clone(): number_value }).to_string();
             prop_assert_eq!(value(&one(&name), record.as_bytes()), Ok(f64::from(number_value)));
         }
