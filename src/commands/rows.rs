@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::pipeline::decode::is_missing;
 
@@ -173,7 +173,7 @@ fn key_of(path: &Path, line: u64, json: &[u8], column: Option<&str>) -> Result<O
 ///
 /// # Errors
 /// When `path` is stdin and `repeat` is not 1.
-pub fn check_repeat(path: &PathBuf, repeat: u64) -> Result<(), Error> {
+pub fn check_repeat(path: &Path, repeat: u64) -> Result<(), Error> {
     if path.as_os_str() == "-" && repeat != 1 {
         return Err(Error::Data("stdin can be sent once: --repeat needs a file".to_owned()));
     }

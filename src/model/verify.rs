@@ -327,7 +327,8 @@ mod tests {
     #[test]
     fn hostile_trees_are_refused() {
         let two = signature(1, &["a", "b"]);
-        let hostile: [(&str, fn(&mut TreeEnsemble)); 9] = [
+        type Damage = (&'static str, fn(&mut TreeEnsemble));
+        let hostile: [Damage; 9] = [
             ("a cycle", |trees| trees.children[0] = 0),
             ("a child beyond the tree", |trees| trees.children[0] = 2),
             ("a child far beyond the tree", |trees| trees.children[0] = u32::MAX),

@@ -373,7 +373,7 @@ impl Lane {
 
     /// Turns librdkafka's statistics into the lag of each partition: in records what a read_committed reader could still
     /// read, in seconds the age of the record that was finished last, while there are any more.
-    fn report(&self, statistics: Option<&Statistics>) {
+    fn report(&mut self, statistics: Option<&Statistics>) {
         let Some(statistics) = statistics else { return self.metrics.invalid_statistics() };
         for (partition, end) in &statistics.end_offsets {
             if !self.assigned.contains(partition) {

@@ -1,7 +1,7 @@
 //! The model's way, first half: a table becomes a proven artifact.
 //!
 //! - [`dataset`]: a CSV table becomes features by their signature's rules
-//! - [`estimator`]: fits
+//! - [`estimator`] fits: the only place naming smartcore
 //! - [`evaluate`]: how good a model is on rows that it has not seen
 //! - [`golden`]: inputs whose outputs every loader must reproduce
 

@@ -11,7 +11,7 @@ impl SplitMix64 {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -22,7 +22,7 @@ impl SplitMix64 {
     /// Shuffles in place (Fisher and Yates). The bias of the remainder is below 2^-40 for any table that fits in memory.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
-            let other = (self.next() % (last as u64 + 1)) as usize;
+            let other = (self.next_u64() % (last as u64 + 1)) as usize;
             items.swap(last, other);
         }
     }
@@ -36,7 +36,7 @@ mod tests {
     fn the_sequence_is_the_published_one() {
         // The first outputs for seed 1234567, as the authors' C code prints them.
         let mut rng = SplitMix64::new(1_234_567);
-        assert_eq!([rng.next(), rng.next()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
+        assert_eq!([rng.next_u64(), rng.next_u64()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
     }
 
     #[test]

@@ -5,6 +5,8 @@ mod demo;
 mod formats;
 mod harness;
 mod model_log;
+mod monitoring;
 mod records;
 mod serving;
+mod tidy;
 mod training;

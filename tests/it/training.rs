@@ -164,7 +164,7 @@ fn folds_are_evaluated_and_a_bar_is_checked() {
 #[test]
 fn awkward_tables_are_fitted_well() {
     let mut rng = modelstream::train::rng::SplitMix64::new(1);
-    let mut uniform = move || rng.next() as f64 / u64::MAX as f64;
+    let mut uniform = move || rng.next_u64() as f64 / u64::MAX as f64;
     let mut classes = String::from("a,b,c,constant,y\n");
     let mut values = String::from("a,b,c,constant,y\n");
     for row in 0..600 {

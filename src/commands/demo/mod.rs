@@ -134,7 +134,7 @@ pub fn run(common: &cli::Common, demo: &cli::Demo) -> Result<(), Error> {
 
     let flow = flow(&connection, &names, demo, &stop);
     server_stop.set();
-    let served = serving.join().unwrap_or_else(|_| Err(crate::serve::Error::Panicked(0)));
+    let served = serving.join().unwrap_or(Err(crate::serve::Error::Panicked(0)));
     runtime.shutdown_background();
     let summary = flow?;
     served?;

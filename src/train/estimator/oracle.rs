@@ -29,7 +29,7 @@ fn table(columns: usize, classes: usize, seed: u64) -> Table {
     let mut block = Block::new(columns);
     for row in 0..ROWS {
         let shift = (row % classes) as f32;
-        block.push_row().iter_mut().for_each(|value| *value = (rng.next() % 64) as f32 / 8.0 + shift);
+        block.push_row().iter_mut().for_each(|value| *value = (rng.next_u64() % 64) as f32 / 8.0 + shift);
     }
     let codes: Vec<u32> = (0..ROWS).map(|row| (row % classes) as u32).collect();
     let values = block.iter().map(|row| row.iter().map(|value| f64::from(*value)).sum::<f64>().sin() * 10.0).collect();
@@ -87,7 +87,7 @@ fn assert_values(predictions: &Predictions, expected: &[f64]) {
 
 fn seeds(count: usize) -> Vec<u64> {
     let mut seeds = SplitMix64::new(7);
-    (0..count).map(|_| seeds.next()).collect()
+    (0..count).map(|_| seeds.next_u64()).collect()
 }
 
 #[test]

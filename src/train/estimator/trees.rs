@@ -174,13 +174,16 @@ fn ensemble(aggregation: Aggregation, trees: &[Vec<Node>]) -> Predictor {
     Predictor::TreeEnsemble(ensemble)
 }
 
+/// A tree's place, until it is fitted.
+type Fitted = Option<Result<Vec<Node>, Error>>;
+
 /// Fits `n_estimators` trees on all threads, each with the seed of its place.
 fn fit_trees(fit: &Fit<'_>, fit_one: impl Fn(u64) -> Result<Vec<Node>, Error> + Sync) -> Result<Vec<Vec<Node>>, Error> {
     let count = fit.hyper.n_estimators.unwrap_or(N_ESTIMATORS);
     let mut seeds = SplitMix64::new(fit.seed);
-    let seeds: Vec<u64> = (0..count).map(|_| seeds.next()).collect();
+    let seeds: Vec<u64> = (0..count).map(|_| seeds.next_u64()).collect();
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let fitted: Mutex<Vec<Option<Result<Vec<Node>, Error>>>> = Mutex::new((0..count).map(|_| None).collect());
+    let fitted: Mutex<Vec<Fitted>> = Mutex::new((0..count).map(|_| None).collect());
     std::thread::scope(|scope| {
         for _ in 0..fit.threads.clamp(1, count) {
             scope.spawn(|| {
