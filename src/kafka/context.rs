@@ -11,6 +11,8 @@ pub struct Statistics {
     pub sent_bytes: u64,
     /// Bytes received from brokers since the start.
     pub received_bytes: u64,
+    /// Whether a connection to at least one broker is up.
+    pub connected: bool,
     /// The mean round trip to the slowest broker in the last interval, in seconds.
     pub round_trip_seconds: f64,
     /// For each partition of the consumer's topic the offset behind the last record that a read_committed reader may see.
@@ -29,6 +31,7 @@ pub(super) fn parse_statistics(json: &[u8], topic: &str) -> Option<Statistics> {
     Some(Statistics {
         sent_bytes: u64::try_from(raw.tx_bytes).unwrap_or(0),
         received_bytes: u64::try_from(raw.rx_bytes).unwrap_or(0),
+        connected: raw.brokers.values().any(|broker| broker.state == "UP"),
         round_trip_seconds: round_trips.max().unwrap_or(0) as f64 / 1e6,
         end_offsets: end_offsets.collect(),
     })

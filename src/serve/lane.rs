@@ -66,12 +66,19 @@ pub struct LanePulse {
     partitions: AtomicUsize,
     /// Whether the group has given the lane its share.
     joined: AtomicBool,
+    /// Whether the lane's consumer is connected to a broker, as far as librdkafka's statistics say.
+    connected: AtomicBool,
 }
 
 impl Default for LanePulse {
     fn default() -> LanePulse {
-        let (turned_ms, partitions, joined) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        LanePulse { made: Instant::now(), turned_ms, partitions, joined }
+        LanePulse {
+            made: Instant::now(),
+            turned_ms: AtomicU64::new(0),
+            partitions: AtomicUsize::new(0),
+            joined: AtomicBool::new(false),
+            connected: AtomicBool::new(true),
+        }
     }
 }
 
@@ -92,6 +99,11 @@ impl LanePulse {
     /// The number of partitions that the lane has.
     pub fn partitions(&self) -> usize {
         self.partitions.load(Ordering::Relaxed)
+    }
+
+    /// Whether a broker is there.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
     }
 
     /// Whether the group has given the lane its share, which may be none.
@@ -375,6 +387,7 @@ impl Lane {
     /// read, in seconds the age of the record that was finished last, while there are any more.
     fn report(&mut self, statistics: Option<&Statistics>) {
         let Some(statistics) = statistics else { return self.metrics.invalid_statistics() };
+        self.pulse.connected.store(statistics.connected, Ordering::Relaxed);
         for (partition, end) in &statistics.end_offsets {
             if !self.assigned.contains(partition) {
                 continue;

@@ -35,6 +35,8 @@ use model_watch::{ModelStatus, ModelWatch};
 
 /// A lane that has not turned for this long counts as dead: `/live` says so.
 pub const LANE_SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long a broker that does not answer at the start is left alone.
+const BROKER_RETRY: Duration = Duration::from_secs(1);
 /// How often the serving process looks at its lanes.
 const SUPERVISION: Duration = Duration::from_millis(50);
 
@@ -110,7 +112,6 @@ impl Server {
         runtime: &tokio::runtime::Handle,
         stop: Stop,
     ) -> Result<Server, Error> {
-        require_topics(&settings)?;
         metrics.expect_reasons(&Reason::ALL.map(Reason::as_str), &Refusal::REASONS);
         let active = Arc::new(Active::new());
         let watch = ModelWatch::new(
@@ -127,6 +128,7 @@ impl Server {
             .block_on(http::serve(settings.listen, Arc::clone(&metrics), probes))
             .map_err(|source| Error::Listen { address: settings.listen, source })?;
         announce(&settings, address);
+        require_topics(&settings, &stop)?;
         let drain_timeout = settings.lane.drain_timeout;
         let (watch, lanes) = start_threads(settings, watch, &active, &metrics, pulses, &stop)?;
         Ok(Server { address, lanes, watch, stop, drain_timeout })
@@ -166,11 +168,22 @@ impl Server {
     }
 }
 
-fn require_topics(settings: &Settings) -> Result<(), Error> {
+/// Waits for a broker, as a process does that is started before its cluster, and looks the topics up.
+fn require_topics(settings: &Settings, stop: &Stop) -> Result<(), Error> {
     let admin = Admin::new(&settings.connection)?;
     for topic in [&settings.lane.input, &settings.lane.output, &settings.lane.dead_letters] {
-        if admin.partitions(topic)?.is_none() {
-            return Err(Error::NoTopic(topic.clone()));
+        loop {
+            match admin.partitions(topic) {
+                Ok(Some(_)) => break,
+                Ok(None) => return Err(Error::NoTopic(topic.clone())),
+                Err(error @ kafka::Error::Unreachable { .. }) => {
+                    tracing::warn!(%error, "trying again");
+                    if stop.wait(BROKER_RETRY) {
+                        return Err(error.into());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     Ok(())
@@ -261,8 +274,11 @@ fn probes(
             if !ready_active.is_set() {
                 return Err(format!("no version of {selector} is active yet"));
             }
-            match ready_pulses.iter().position(|pulse| !pulse.has_joined()) {
-                Some(index) => Err(format!("lane {index} has not joined the group yet")),
+            if let Some(index) = ready_pulses.iter().position(|pulse| !pulse.has_joined()) {
+                return Err(format!("lane {index} has not joined the group yet"));
+            }
+            match ready_pulses.iter().position(|pulse| !pulse.is_connected()) {
+                Some(index) => Err(format!("lane {index} has no connection to a broker")),
                 None => Ok(()),
             }
         }),

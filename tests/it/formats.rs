@@ -226,3 +226,13 @@ proptest! {
         let _ = Artifact::decode(&framed).and_then(Artifact::into_model);
     }
 }
+
+#[test]
+fn the_fingerprints_in_the_documentation_are_those_of_the_schemas() {
+    let readme = std::fs::read_to_string(crate::harness::root().join("schemas/README.md")).expect("the documentation");
+    for (name, bytes) in [("artifact", forest().encode()), ("manifest", manifest().encode())] {
+        let bytes = bytes.expect("small");
+        let fingerprint: String = bytes[2..10].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(readme.contains(&format!("| {name} | `{fingerprint}` |")), "{name} has {fingerprint}");
+    }
+}

@@ -4,7 +4,7 @@
 //! started by `ops/kafka/broker`, or the cluster that `MODELSTREAM_TEST_BROKERS` names. Each test has its own topics and group.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -81,9 +81,47 @@ pub fn real_kafka(test: &str) -> Option<Cluster> {
         Err(why) => {
             let line = format!("SKIPPED {test}: it needs a real broker: {why}");
             assert!(std::env::var_os("MODELSTREAM_TEST_REQUIRE").is_none(), "{line}");
-            eprintln!("{line}");
+            // Past the capture of a test's output: a skip is not silent.
+            let _ = writeln!(std::io::stderr(), "{line}");
             None
         }
+    }
+}
+
+/// A broker of one test's own, for what would disturb the others: it can be stopped and started again.
+pub struct OwnBroker {
+    dir: tempfile::TempDir,
+    port: String,
+}
+
+impl OwnBroker {
+    /// Starts it; `None` as for [`real_kafka`], and where the tests run against a given cluster.
+    pub fn start(test: &str) -> Option<(OwnBroker, Cluster)> {
+        real_kafka(test)?;
+        let dir = tempfile::tempdir().expect("a directory");
+        let address = OwnBroker::run(dir.path(), &["start", "--port", "0"]);
+        let port = address.rsplit(':').next().expect("a port").to_owned();
+        Some((OwnBroker { dir, port }, Cluster::new(&address, test)))
+    }
+
+    pub fn stop(&self) {
+        OwnBroker::run(self.dir.path(), &["stop"]);
+    }
+
+    pub fn start_again(&self) {
+        OwnBroker::run(self.dir.path(), &["start", "--port", &self.port]);
+    }
+
+    fn run(dir: &Path, arguments: &[&str]) -> String {
+        let script = root().join("ops/kafka/broker");
+        tool(Command::new(script).args(arguments).arg("--dir").arg(dir)).trim().to_owned()
+    }
+}
+
+impl Drop for OwnBroker {
+    fn drop(&mut self) {
+        let script = root().join("ops/kafka/broker");
+        let _ = Command::new(script).args(["stop", "--dir"]).arg(self.dir.path()).output();
     }
 }
 

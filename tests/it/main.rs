@@ -2,6 +2,7 @@
 
 mod cli;
 mod demo;
+mod deploy;
 mod formats;
 mod harness;
 mod model_log;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
 
-use crate::harness::{Cluster, DEADLINE, Received, data, modelstream, real_kafka, wait_until};
+use crate::harness::{Cluster, DEADLINE, OwnBroker, Received, data, modelstream, real_kafka, wait_until};
 
 const GOOD: &[u8] = br#"{"sepal_length":5.1,"sepal_width":3.5,"petal_length":1.4,"petal_width":0.2}"#;
 
@@ -253,6 +253,27 @@ fn a_killed_process_loses_nothing() {
         outputs_by_source(&cluster.read(&flow.output, RECORDS)).len() == RECORDS
     });
     assert_eq!(last.stop(), Some(0));
+}
+
+/// Not ready, but alive, while the broker is away; everything is finished once it is back.
+#[test]
+fn a_broker_that_goes_away_and_comes_back_loses_nothing() {
+    let Some((broker, cluster)) = OwnBroker::start("serving-outage") else { return };
+    let flow = Flow::new(&cluster, 4);
+    cluster.publish_iris("iris", "7");
+    let keys: Vec<String> = (0..20_000).map(|index| index.to_string()).collect();
+    cluster.send(&flow.input, keys.iter().map(|key| (Some(key.as_bytes()), Some(GOOD))));
+    let mut serving = cluster.serve(&flow.arguments(&["--lanes", "2", "--batch-records", "50"]));
+    wait_until("it works", || serving.total("modelstream_predictions_total") > 0.0);
+    broker.stop();
+    wait_until("it is not ready", || serving.get("/ready").0 == 503);
+    assert_eq!(serving.get("/live").0, 200);
+    broker.start_again();
+    wait_until("it is ready again", || serving.get("/ready").0 == 200);
+    wait_until("every record has its prediction", || {
+        outputs_by_source(&cluster.read(&flow.output, keys.len())).len() == keys.len()
+    });
+    assert_eq!(serving.stop(), Some(0));
 }
 
 #[test]
