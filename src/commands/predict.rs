@@ -1,13 +1,15 @@
 //! `modelstream predict`
 
 use std::io::{BufWriter, Write as _};
+use std::path::Path;
 
+use csv::StringRecord;
 use serde_json::json;
 
 use crate::cli;
 use crate::config;
 use crate::model::{Artifact, Digest};
-use crate::pipeline::{InputFormat, Outcome, OutputFormat, Scorer, ServedModel};
+use crate::pipeline::{CsvColumns, InputFormat, Outcome, OutputFormat, Scorer, ServedModel};
 use crate::registry;
 use crate::registry::follow::{FetchError, fetch_artifact, read_state};
 
@@ -26,20 +28,45 @@ const BATCH_ROWS: usize = 1_000;
 pub fn run(common: &cli::Common, predict: &cli::Predict) -> Result<(), Error> {
     let input = InputFormat::Json { field: predict.features_field.clone() };
     let served = load(common, predict, &input)?;
-    let format = DataFormat::of(&predict.data, predict.format.as_deref());
     let mut output = Output::new(served);
+    match DataFormat::of(&predict.data, predict.format.as_deref()) {
+        DataFormat::Csv => score_table(&predict.data, &mut output)?,
+        DataFormat::JsonLines => score_lines(&predict.data, &mut output)?,
+    }
+    output.finish()
+}
+
+fn score_lines(path: &Path, output: &mut Output) -> Result<(), Error> {
     let mut batch: Vec<Vec<u8>> = Vec::with_capacity(BATCH_ROWS);
-    rows::for_each(&predict.data, format, &Columns::default(), |row| {
+    rows::for_each(path, DataFormat::JsonLines, &Columns::default(), |row| {
         batch.push(row.json.clone());
         if batch.len() < BATCH_ROWS {
             return Ok(true);
         }
-        let open = output.score(&batch)?;
+        let open = output.score_json(&batch)?;
         batch.clear();
         Ok(open)
     })?;
-    output.score(&batch)?;
-    output.finish()
+    output.score_json(&batch).map(|_| ())
+}
+
+fn score_table(path: &Path, output: &mut Output) -> Result<(), Error> {
+    let broken = |error: csv::Error| Error::Data(format!("{}: {error}", path.display()));
+    let mut reader = csv::Reader::from_reader(rows::open(path)?);
+    let header = reader.headers().map_err(broken)?.clone();
+    let columns = CsvColumns::new(&header, output.served.model.signature())
+        .map_err(|error| Error::Data(format!("{}: {error}", path.display())))?;
+    let mut batch: Vec<StringRecord> = Vec::with_capacity(BATCH_ROWS);
+    for record in reader.into_records() {
+        batch.push(record.map_err(broken)?);
+        if batch.len() == BATCH_ROWS {
+            if !output.score_table(&columns, &batch)? {
+                return Ok(());
+            }
+            batch.clear();
+        }
+    }
+    output.score_table(&columns, &batch).map(|_| ())
 }
 
 fn load(common: &cli::Common, predict: &cli::Predict, input: &InputFormat) -> Result<ServedModel, Error> {
@@ -85,9 +112,22 @@ impl Output {
         Output { served, scorer: Scorer::new(), stdout, rows: 0, refused: 0 }
     }
 
-    /// Whether stdout still has a reader.
-    fn score(&mut self, batch: &[Vec<u8>]) -> Result<bool, Error> {
-        for outcome in self.scorer.score(&self.served, batch.iter().map(|row| Some(row.as_slice()))) {
+    /// Scores JSON records; whether stdout still has a reader.
+    fn score_json(&mut self, batch: &[Vec<u8>]) -> Result<bool, Error> {
+        self.scorer.decode(&self.served, batch.iter().map(|row| Some(row.as_slice())));
+        self.write()
+    }
+
+    /// Scores lines of a table; whether stdout still has a reader.
+    fn score_table(&mut self, columns: &CsvColumns, batch: &[StringRecord]) -> Result<bool, Error> {
+        self.scorer.decode_csv(&self.served, columns, batch);
+        self.write()
+    }
+
+    fn write(&mut self) -> Result<bool, Error> {
+        self.scorer.predict(&self.served);
+        self.scorer.encode(&self.served);
+        for outcome in self.scorer.outcomes() {
             self.rows += 1;
             let written = match outcome {
                 Outcome::Prediction { bytes, .. } => self.stdout.write_all(bytes),

@@ -61,13 +61,20 @@ pub fn for_each(
     columns: &Columns,
     visit: impl FnMut(&Row) -> Result<bool, Error>,
 ) -> Result<(), Error> {
-    let input: Box<dyn Read> = match path.to_str() {
-        Some("-") => Box::new(io::stdin().lock()),
-        _ => Box::new(File::open(path).map_err(|source| reading(path, source))?),
-    };
     match format {
-        DataFormat::Csv => csv_rows(path, input, columns, visit),
-        DataFormat::JsonLines => json_rows(path, input, columns, visit),
+        DataFormat::Csv => csv_rows(path, open(path)?, columns, visit),
+        DataFormat::JsonLines => json_rows(path, open(path)?, columns, visit),
+    }
+}
+
+/// Opens a file, or stdin for `-`.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open(path: &Path) -> Result<Box<dyn Read>, Error> {
+    match path.to_str() {
+        Some("-") => Ok(Box::new(io::stdin().lock())),
+        _ => Ok(Box::new(File::open(path).map_err(|source| reading(path, source))?)),
     }
 }
 

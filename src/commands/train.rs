@@ -1,7 +1,5 @@
 //! `modelstream train`
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
 use serde::Serialize;
@@ -15,7 +13,7 @@ use crate::train::evaluate::{Report, Requirement};
 use crate::train::{self, Settings, Task, Trained, train};
 
 use super::publish::publish_bytes;
-use super::{Error, print};
+use super::{Error, print, rows};
 
 /// What a training prints as JSON.
 #[derive(Serialize)]
@@ -43,7 +41,7 @@ pub fn run(common: &cli::Common, train: &cli::Train) -> Result<(), Error> {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     };
-    let trained = self::train(open(&train.data)?, &settings, &progress);
+    let trained = self::train(rows::open(&train.data)?, &settings, &progress);
     bar.finish_and_clear();
     let trained = trained?;
     let bytes = encode(&trained)?;
@@ -94,17 +92,6 @@ pub(super) fn fit_csv(
 fn encode(trained: &Trained) -> Result<Vec<u8>, Error> {
     let refused = |refusal| Error::Refused { what: "the fitted model".to_owned(), refusal };
     trained.artifact.encode().map_err(refused)
-}
-
-fn open(path: &Path) -> Result<Box<dyn Read>, Error> {
-    match path.to_str() {
-        Some("-") => Ok(Box::new(io::stdin().lock())),
-        _ => {
-            let file = File::open(path);
-            let file = file.map_err(|source| Error::Io { doing: format!("reading {}", path.display()), source })?;
-            Ok(Box::new(file))
-        }
-    }
 }
 
 fn threads() -> usize {

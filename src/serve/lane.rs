@@ -219,8 +219,7 @@ impl Lane {
     fn score(&mut self, batch: &[Record<'_>]) {
         let timer = Instant::now();
         let active = self.active.load();
-        // A lane joins the group when there is a model, and a model is only ever replaced.
-        let Some(model) = active.as_ref() else { return };
+        let model = active.as_ref().expect("a lane joins when there is a model, and a model is only ever replaced");
         if self.version != model.version {
             self.version = model.version;
             self.outputs.speak_for(model);

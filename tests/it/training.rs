@@ -219,6 +219,17 @@ fn the_verb_writes_reports_and_refuses() {
 }
 
 #[test]
+fn predict_names_a_column_that_is_missing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (iris, out, table) = (data("iris.csv"), dir.path().join("m.model"), dir.path().join("t.csv"));
+    let file = out.to_str().expect("text");
+    succeeded(&["train", iris.to_str().expect("text"), "--target", "species", "--out", file, "--n-estimators", "3"]);
+    std::fs::write(&table, "sepal_length,petal_length\n1,2\n").expect("writable");
+    let said = failed_with(1, &["predict", table.to_str().expect("text"), "--artifact", file]);
+    assert!(said.contains("sepal_width, petal_width") && said.contains("it has: sepal_length"), "{said}");
+}
+
+#[test]
 fn predict_reads_json_lines_and_names_bad_rows() {
     let dir = tempfile::tempdir().expect("a directory");
     let (iris, out, rows) = (data("iris.csv"), dir.path().join("m.model"), dir.path().join("rows.jsonl"));
