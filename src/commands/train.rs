@@ -66,24 +66,8 @@ pub(super) fn fit_csv(
     algorithm: &str,
     max_depth: Option<u16>,
 ) -> Result<(Vec<u8>, f64), Error> {
-    let settings = Settings {
-        read: ReadSettings {
-            target: target.to_owned(),
-            task: None,
-            drop: Vec::new(),
-            categorical: Vec::new(),
-            encoding: Encoding::OneHot,
-            unknown: CategoryRule::Refuse,
-            drop_missing_target: false,
-        },
-        algorithm: Algorithm::parse(algorithm)?,
-        hyper: HyperParameters { max_depth, ..HyperParameters::default() },
-        test_size: 0.2,
-        seed: 7,
-        folds: None,
-        requirements: Vec::new(),
-        threads: threads(),
-    };
+    let mut settings = Settings::new(target, Algorithm::parse(algorithm)?);
+    settings.hyper.max_depth = max_depth;
     let trained = train(csv, &settings, &|_, _| {})?;
     let accuracy = trained.artifact.evaluation.metrics.get("accuracy").copied().unwrap_or_default();
     Ok((encode(&trained)?, accuracy))
@@ -92,10 +76,6 @@ pub(super) fn fit_csv(
 fn encode(trained: &Trained) -> Result<Vec<u8>, Error> {
     let refused = |refusal| Error::Refused { what: "the fitted model".to_owned(), refusal };
     trained.artifact.encode().map_err(refused)
-}
-
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn settings(train: &cli::Train) -> Result<Settings, train::Error> {
@@ -109,7 +89,6 @@ fn settings(train: &cli::Train) -> Result<Settings, train::Error> {
         }
     };
     let read = ReadSettings {
-        target: train.target.clone(),
         task: train.task.as_deref().map(|task| match task {
             "regression" => Task::Regression,
             _ => Task::Classification,
@@ -119,10 +98,10 @@ fn settings(train: &cli::Train) -> Result<Settings, train::Error> {
         encoding: if train.encoding == "ordinal" { Encoding::Ordinal } else { Encoding::OneHot },
         unknown: if train.unknown_category == "ignore" { CategoryRule::NoCategory } else { CategoryRule::Refuse },
         drop_missing_target: train.drop_missing_target,
+        ..ReadSettings::new(&train.target)
     };
     Ok(Settings {
         read,
-        algorithm: Algorithm::parse(&train.algorithm)?,
         hyper: HyperParameters {
             n_estimators: hyper.n_estimators,
             max_depth: hyper.max_depth,
@@ -143,7 +122,7 @@ fn settings(train: &cli::Train) -> Result<Settings, train::Error> {
         seed: train.seed,
         folds: train.folds.map(|folds| folds as usize),
         requirements: train.require.iter().map(|text| Requirement::parse(text)).collect::<Result<_, _>>()?,
-        threads: threads(),
+        ..Settings::new(&train.target, Algorithm::parse(&train.algorithm)?)
     })
 }
 
@@ -205,6 +184,15 @@ fn folds_text(folds: &[Report]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_line_has_the_trainers_defaults() {
+        let line = ["modelstream", "train", "x.csv", "--target", "y"].map(Into::into);
+        let cli::Verb::Train(typed) = cli::try_parse(line).expect("valid").verb else { panic!("another verb") };
+        let settings = settings(&typed).expect("valid");
+        let defaults = Settings::new("y", Algorithm::RandomForest);
+        assert_eq!(format!("{settings:?}"), format!("{defaults:?}"));
+    }
 
     #[test]
     fn the_command_line_knows_the_trainers_algorithms() {

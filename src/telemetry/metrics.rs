@@ -65,31 +65,122 @@ pub struct Documented {
 /// Everything that a process measures.
 pub struct Metrics {
     registry: Registry,
-    documented: Mutex<Vec<Documented>>,
+    documented: Vec<Documented>,
+    flow: Flow,
+    group: Group,
+    models: Models,
+    client: Client,
+    log_lines_dropped: IntCounter,
+    active_info: Mutex<Option<[String; 4]>>,
+}
+
+/// The way of the records.
+struct Flow {
     records: IntCounterVec,
     predictions: IntCounterVec,
     dead_letters: IntCounterVec,
     batch_records: Histogram,
     stage_seconds: HistogramVec,
     end_to_end_seconds: Histogram,
+}
+
+impl Flow {
+    fn declare(d: &mut Declare) -> Flow {
+        let predictions = "Predictions by model, version and class; the class of a regression is empty.";
+        let end_to_end = "Seconds from a record's timestamp to the commit of its offset.";
+        Flow {
+            records: d.counters("records_total", "Records that were read from the input topic.", &["topic"]),
+            predictions: d.counters("predictions_total", predictions, &["model", "version", "class"]),
+            dead_letters: d.counters("dead_letters_total", "Records that could not be scored, by reason.", &["reason"]),
+            batch_records: d.histogram("batch_records", "Records that a lane scored together.", &RECORDS),
+            stage_seconds: d.histograms("stage_seconds", "Seconds of a batch's steps in a lane.", &["stage"], &SECONDS),
+            end_to_end_seconds: d.histogram("end_to_end_seconds", end_to_end, &SECONDS),
+        }
+    }
+}
+
+/// The consumer group: how far it is, and what it commits.
+struct Group {
     lag_records: IntGaugeVec,
     lag_seconds: GaugeVec,
     commits: IntCounterVec,
     rebalances: IntCounterVec,
     lane_restarts: IntCounter,
     assigned_partitions: IntGaugeVec,
-    model_info: IntGaugeVec,
-    model_version: IntGaugeVec,
-    model_loads: IntCounterVec,
-    model_refusals: IntCounterVec,
-    model_load_seconds: Histogram,
+}
+
+impl Group {
+    fn declare(d: &mut Declare) -> Group {
+        let lag_seconds = "Age of the record of a partition that was finished last; 0 when none is waiting.";
+        let partition = ["topic", "partition"];
+        let group = Group {
+            lag_records: d.gauges("lag_records", "Records of a partition that are not finished yet.", &partition),
+            lag_seconds: d.float_gauges("lag_seconds", lag_seconds, &partition),
+            commits: d.counters("commits_total", "Offset commits by result: ok, failed.", &["result"]),
+            rebalances: d.counters("rebalances_total", "Rebalances by kind: assign, revoke, lost.", &["kind"]),
+            lane_restarts: d.counter("lane_restarts_total", "Times that a lane started over after a failure."),
+            assigned_partitions: d.gauges("assigned_partitions", "Partitions that a lane has.", &["lane"]),
+        };
+        expect_series(&group.commits, &["ok", "failed"]);
+        expect_series(&group.rebalances, &["assign", "revoke", "lost"]);
+        group
+    }
+}
+
+/// The way of the models.
+struct Models {
+    info: IntGaugeVec,
+    version: IntGaugeVec,
+    loads: IntCounterVec,
+    refusals: IntCounterVec,
+    load_seconds: Histogram,
     swap_stall_seconds: Histogram,
-    client_sent_bytes: IntCounterVec,
-    client_received_bytes: IntCounterVec,
-    client_round_trip_seconds: Gauge,
+}
+
+impl Models {
+    fn declare(d: &mut Declare) -> Models {
+        let load_seconds = "Seconds to fetch, verify and compile a version.";
+        let swap_stall = "Seconds that a lane spent on taking up a new version.";
+        let info = ["model", "version", "digest", "algorithm"];
+        let models = Models {
+            info: d.gauges("model_info", "The active version; always 1.", &info),
+            version: d.gauges("model_version", "The active version's number.", &["model"]),
+            loads: d.counters("model_loads_total", "Versions that were loaded, by result: ok, refused.", &["result"]),
+            refusals: d.counters("model_refusals_total", "Versions that were refused, by reason.", &["reason"]),
+            load_seconds: d.histogram("model_load_seconds", load_seconds, &SECONDS),
+            swap_stall_seconds: d.histogram("swap_stall_seconds", swap_stall, &SECONDS),
+        };
+        expect_series(&models.loads, &["ok", "refused"]);
+        models
+    }
+}
+
+/// What librdkafka says of the lanes' consumers.
+struct Client {
+    sent_bytes: IntCounterVec,
+    received_bytes: IntCounterVec,
+    round_trip_seconds: Gauge,
     invalid_statistics: IntCounter,
-    log_lines_dropped: IntCounter,
-    active_info: Mutex<Option<[String; 4]>>,
+}
+
+impl Client {
+    fn declare(d: &mut Declare) -> Client {
+        let sent = "Bytes that a lane's consumer sent to brokers (librdkafka).";
+        let received = "Bytes that a lane's consumer received from brokers (librdkafka).";
+        let round_trip = "Mean round trip to the slowest broker in the last second (librdkafka).";
+        let invalid = "Statistics of librdkafka that could not be read.";
+        Client {
+            sent_bytes: d.counters("kafka_sent_bytes_total", sent, &["lane"]),
+            received_bytes: d.counters("kafka_received_bytes_total", received, &["lane"]),
+            round_trip_seconds: d.gauge("kafka_round_trip_seconds", round_trip),
+            invalid_statistics: d.counter("kafka_invalid_statistics_total", invalid),
+        }
+    }
+}
+
+/// Makes series exist from the start, so that a rate over them is never empty.
+fn expect_series(counters: &IntCounterVec, values: &[&str]) {
+    values.iter().for_each(|value| drop(counters.with_label_values(&[value])));
 }
 
 impl Default for Metrics {
@@ -104,105 +195,33 @@ impl Metrics {
         let mut d = Declare { registry: Registry::new(), documented: Vec::new() };
         let build = d.gauges("build_info", "The running modelstream; always 1.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let commits = d.counters("commits_total", "Offset commits by result: ok, failed.", &["result"]);
-        let stages = d.histograms("stage_seconds", "Seconds of a batch's steps in a lane.", &["stage"], &SECONDS);
-        let loads = d.counters("model_loads_total", "Versions that were loaded, by result: ok, refused.", &["result"]);
-        let rebalances = d.counters("rebalances_total", "Rebalances by kind: assign, revoke, lost.", &["kind"]);
-        ["ok", "failed"].iter().for_each(|result| drop(commits.with_label_values(&[result])));
-        ["ok", "refused"].iter().for_each(|result| drop(loads.with_label_values(&[result])));
-        ["assign", "revoke", "lost"].iter().for_each(|kind| drop(rebalances.with_label_values(&[kind])));
-        let metrics = Metrics {
-            records: d.counters("records_total", "Records that were read from the input topic.", &["topic"]),
-            predictions: d.counters(
-                "predictions_total",
-                "Predictions by model, version and class; the class of a regression is empty.",
-                &["model", "version", "class"],
-            ),
-            dead_letters: d.counters("dead_letters_total", "Records that could not be scored, by reason.", &["reason"]),
-            batch_records: d.histogram("batch_records", "Records that a lane scored together.", &RECORDS),
-            stage_seconds: stages,
-            end_to_end_seconds: d.histogram(
-                "end_to_end_seconds",
-                "Seconds from a record's timestamp to the commit of its offset.",
-                &SECONDS,
-            ),
-            lag_records: d.gauges(
-                "lag_records",
-                "Records of a partition that are not finished yet.",
-                &["topic", "partition"],
-            ),
-            lag_seconds: d.float_gauges(
-                "lag_seconds",
-                "Age of the record of a partition that was finished last; 0 when none is waiting.",
-                &["topic", "partition"],
-            ),
-            commits,
-            rebalances,
-            lane_restarts: d.counter("lane_restarts_total", "Times that a lane started over after a failure."),
-            assigned_partitions: d.gauges("assigned_partitions", "Partitions that a lane has.", &["lane"]),
-            model_info: d.gauges(
-                "model_info",
-                "The active version; always 1.",
-                &["model", "version", "digest", "algorithm"],
-            ),
-            model_version: d.gauges("model_version", "The active version's number.", &["model"]),
-            model_loads: loads,
-            model_refusals: d.counters("model_refusals_total", "Versions that were refused, by reason.", &["reason"]),
-            model_load_seconds: d.histogram(
-                "model_load_seconds",
-                "Seconds to fetch, verify and compile a version.",
-                &SECONDS,
-            ),
-            swap_stall_seconds: d.histogram(
-                "swap_stall_seconds",
-                "Seconds that a lane spent on taking up a new version.",
-                &SECONDS,
-            ),
-            client_sent_bytes: d.counters(
-                "kafka_sent_bytes_total",
-                "Bytes that a lane's consumer sent to brokers (librdkafka).",
-                &["lane"],
-            ),
-            client_received_bytes: d.counters(
-                "kafka_received_bytes_total",
-                "Bytes that a lane's consumer received from brokers (librdkafka).",
-                &["lane"],
-            ),
-            client_round_trip_seconds: d.gauge(
-                "kafka_round_trip_seconds",
-                "Mean round trip to the slowest broker in the last second (librdkafka).",
-            ),
-            invalid_statistics: d
-                .counter("kafka_invalid_statistics_total", "Statistics of librdkafka that could not be read."),
-            log_lines_dropped: d.counter("log_lines_dropped_total", "Log lines that stderr did not take in time."),
-            active_info: Mutex::new(None),
-            registry: d.registry,
-            documented: Mutex::new(d.documented),
-        };
+        let (flow, group) = (Flow::declare(&mut d), Group::declare(&mut d));
+        let (models, client) = (Models::declare(&mut d), Client::declare(&mut d));
+        let dropped = d.counter("log_lines_dropped_total", "Log lines that stderr did not take in time.");
         #[cfg(target_os = "linux")]
-        metrics.add_process_metrics();
-        metrics
+        d.add_process_metrics();
+        d.documented.sort_by(|a, b| a.name.cmp(&b.name));
+        Metrics {
+            registry: d.registry,
+            documented: d.documented,
+            flow,
+            group,
+            models,
+            client,
+            log_lines_dropped: dropped,
+            active_info: Mutex::new(None),
+        }
     }
 
-    #[cfg(target_os = "linux")]
-    fn add_process_metrics(&self) {
-        let process = prometheus::process_collector::ProcessCollector::for_self();
-        let described = process.desc().into_iter().map(document_process).collect::<Vec<_>>();
-        self.documented.lock().unwrap_or_else(PoisonError::into_inner).extend(described);
-        self.registry.register(Box::new(process)).expect("the process metrics are registered once");
-    }
-
-    /// Makes the series of closed labels exist from the start, so that a rate over them is never empty.
+    /// Makes the series of closed labels exist from the start.
     pub fn expect_reasons(&self, dead_letters: &[&str], refusals: &[&str]) {
-        dead_letters.iter().for_each(|reason| drop(self.dead_letters.with_label_values(&[reason])));
-        refusals.iter().for_each(|reason| drop(self.model_refusals.with_label_values(&[reason])));
+        expect_series(&self.flow.dead_letters, dead_letters);
+        expect_series(&self.models.refusals, refusals);
     }
 
     /// Every metric, in alphabetical order.
-    pub fn documented(&self) -> Vec<Documented> {
-        let mut all = self.documented.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
+    pub fn documented(&self) -> &[Documented] {
+        &self.documented
     }
 
     /// All series in Prometheus' text format 0.0.4.
@@ -222,14 +241,14 @@ impl Metrics {
 
     /// A version passed every check after `seconds`.
     pub fn model_loaded(&self, seconds: f64) {
-        self.model_loads.with_label_values(&["ok"]).inc();
-        self.model_load_seconds.observe(seconds);
+        self.models.loads.with_label_values(&["ok"]).inc();
+        self.models.load_seconds.observe(seconds);
     }
 
     /// A version was refused.
     pub fn model_refused(&self, reason: &str) {
-        self.model_loads.with_label_values(&["refused"]).inc();
-        self.model_refusals.with_label_values(&[reason]).inc();
+        self.models.loads.with_label_values(&["refused"]).inc();
+        self.models.refusals.with_label_values(&[reason]).inc();
     }
 
     /// A version became the active one; the series of the former goes away.
@@ -238,10 +257,10 @@ impl Metrics {
         let mut active = self.active_info.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(former) = active.take() {
             // It may be gone already; then there is nothing to remove.
-            let _ = self.model_info.remove_label_values(&former);
+            let _ = self.models.info.remove_label_values(&former);
         }
-        self.model_info.with_label_values(&labels).set(1);
-        self.model_version.with_label_values(&[model]).set(i64::try_from(version).unwrap_or(i64::MAX));
+        self.models.info.with_label_values(&labels).set(1);
+        self.models.version.with_label_values(&[model]).set(i64::try_from(version).unwrap_or(i64::MAX));
         *active = Some(labels);
     }
 }
@@ -260,6 +279,13 @@ impl Declare {
         }
         self.registry.register(Box::new(metric.clone())).expect("each metric is declared once");
         metric
+    }
+
+    #[cfg(target_os = "linux")]
+    fn add_process_metrics(&mut self) {
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        self.documented.extend(process.desc().into_iter().map(document_process));
+        self.registry.register(Box::new(process)).expect("the process metrics are registered once");
     }
 
     fn counter(&mut self, name: &str, help: &str) -> IntCounter {
@@ -339,30 +365,30 @@ pub struct LaneMetrics {
 impl LaneMetrics {
     fn new(metrics: &Metrics, index: usize, topic: &str) -> LaneMetrics {
         let lane = index.to_string();
-        let stage = |name: &str| metrics.stage_seconds.with_label_values(&[name]);
+        let stage = |name: &str| metrics.flow.stage_seconds.with_label_values(&[name]);
         LaneMetrics {
             topic: topic.to_owned(),
-            records: metrics.records.with_label_values(&[topic]),
-            predictions: metrics.predictions.clone(),
+            records: metrics.flow.records.with_label_values(&[topic]),
+            predictions: metrics.flow.predictions.clone(),
             by_class: Vec::new(),
-            dead_letters: metrics.dead_letters.clone(),
+            dead_letters: metrics.flow.dead_letters.clone(),
             by_reason: HashMap::new(),
-            batch_records: metrics.batch_records.clone(),
+            batch_records: metrics.flow.batch_records.clone(),
             stages: Stage::ALL.iter().map(|(_, name)| stage(name)).collect(),
-            end_to_end: metrics.end_to_end_seconds.clone(),
-            lag_records: metrics.lag_records.clone(),
-            lag_seconds: metrics.lag_seconds.clone(),
-            commits_ok: metrics.commits.with_label_values(&["ok"]),
-            commits_failed: metrics.commits.with_label_values(&["failed"]),
-            rebalances: metrics.rebalances.clone(),
-            restarts: metrics.lane_restarts.clone(),
-            assigned: metrics.assigned_partitions.with_label_values(&[&lane]),
-            swap_stall: metrics.swap_stall_seconds.clone(),
-            sent_bytes: metrics.client_sent_bytes.with_label_values(&[&lane]),
-            received_bytes: metrics.client_received_bytes.with_label_values(&[&lane]),
+            end_to_end: metrics.flow.end_to_end_seconds.clone(),
+            lag_records: metrics.group.lag_records.clone(),
+            lag_seconds: metrics.group.lag_seconds.clone(),
+            commits_ok: metrics.group.commits.with_label_values(&["ok"]),
+            commits_failed: metrics.group.commits.with_label_values(&["failed"]),
+            rebalances: metrics.group.rebalances.clone(),
+            restarts: metrics.group.lane_restarts.clone(),
+            assigned: metrics.group.assigned_partitions.with_label_values(&[&lane]),
+            swap_stall: metrics.models.swap_stall_seconds.clone(),
+            sent_bytes: metrics.client.sent_bytes.with_label_values(&[&lane]),
+            received_bytes: metrics.client.received_bytes.with_label_values(&[&lane]),
             seen_bytes: (0, 0),
-            round_trip: metrics.client_round_trip_seconds.clone(),
-            invalid_statistics: metrics.invalid_statistics.clone(),
+            round_trip: metrics.client.round_trip_seconds.clone(),
+            invalid_statistics: metrics.client.invalid_statistics.clone(),
         }
     }
 

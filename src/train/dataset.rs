@@ -37,6 +37,21 @@ pub struct ReadSettings {
     pub drop_missing_target: bool,
 }
 
+impl ReadSettings {
+    /// All columns but the target, each as what it looks like.
+    pub fn new(target: &str) -> ReadSettings {
+        ReadSettings {
+            target: target.to_owned(),
+            task: None,
+            drop: Vec::new(),
+            categorical: Vec::new(),
+            encoding: Encoding::OneHot,
+            unknown: CategoryRule::Refuse,
+            drop_missing_target: false,
+        }
+    }
+}
+
 /// A table, ready to be split and encoded.
 #[derive(Debug, Clone)]
 pub struct Dataset {
@@ -329,15 +344,7 @@ mod tests {
     use super::*;
 
     fn settings(target: &str) -> ReadSettings {
-        ReadSettings {
-            target: target.to_owned(),
-            task: None,
-            drop: Vec::new(),
-            categorical: Vec::new(),
-            encoding: Encoding::OneHot,
-            unknown: CategoryRule::Refuse,
-            drop_missing_target: false,
-        }
+        ReadSettings::new(target)
     }
 
     fn error(text: &str, settings: &ReadSettings) -> String {

@@ -92,6 +92,27 @@ pub struct Settings {
     pub threads: usize,
 }
 
+/// The share of the rows that is put aside where the user does not say.
+pub const TEST_SIZE: f64 = 0.2;
+/// The seed where the user does not say.
+pub const SEED: u64 = 7;
+
+impl Settings {
+    /// The defaults of `modelstream train`, on all cores.
+    pub fn new(target: &str, algorithm: Algorithm) -> Settings {
+        Settings {
+            read: ReadSettings::new(target),
+            algorithm,
+            hyper: HyperParameters::default(),
+            test_size: TEST_SIZE,
+            seed: SEED,
+            folds: None,
+            requirements: Vec::new(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
 /// What a training brought.
 #[derive(Debug, Clone)]
 pub struct Trained {

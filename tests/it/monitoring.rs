@@ -74,7 +74,7 @@ fn the_rules_are_valid_and_each_alert_fires_when_it_should() {
 
 #[test]
 fn rules_and_dashboard_name_only_metrics_that_exist() {
-    let documented: BTreeSet<String> = Metrics::new().documented().into_iter().map(|metric| metric.name).collect();
+    let documented: BTreeSet<String> = Metrics::new().documented().iter().map(|metric| metric.name.clone()).collect();
     for (name, expression) in panel_queries().into_iter().chain(rule_expressions()) {
         for metric in metrics_in(&expression) {
             assert!(documented.contains(&metric), "{name} asks for {metric}, which there is not");
@@ -96,7 +96,7 @@ fn the_dashboard_shows_every_metric_of_ours() {
 fn the_metrics_table_is_fresh() {
     let mut table = String::from("# Metrics\n\n| metric | type | labels | what it says |\n|---|---|---|---|\n");
     for metric in Metrics::new().documented() {
-        let (name, kind, labels, help) = (metric.name, metric.kind, metric.labels.join(", "), metric.help);
+        let (name, kind, labels, help) = (&metric.name, metric.kind, metric.labels.join(", "), &metric.help);
         writeln!(table, "| `{name}` | {kind} | {labels} | {help} |").expect("in memory");
     }
     let path = root().join("ops/prometheus/METRICS.md");
@@ -196,7 +196,7 @@ fn a_real_prometheus_finds_every_metric_panel_and_rule() {
     std::thread::scope(|scope| {
         scope.spawn(|| keep_sending(&cluster, &input, Instant::now() + DEADLINE / 4));
         for metric in Metrics::new().documented() {
-            let name = if metric.kind == "histogram" { format!("{}_count", metric.name) } else { metric.name };
+            let name = if metric.kind == "histogram" { format!("{}_count", metric.name) } else { metric.name.clone() };
             prometheus.wait_for_series("a documented metric", &name);
         }
         for (title, query) in panel_queries() {

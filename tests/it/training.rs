@@ -2,34 +2,16 @@
 
 use std::io::Write as _;
 
-use modelstream::train::dataset::ReadSettings;
 use modelstream::train::estimator::{Algorithm, HyperParameters, MaxFeatures};
 use modelstream::train::evaluate::Requirement;
 use modelstream::train::{Error, Settings, Task, Trained, train};
 
-use modelstream::model::signature::{CategoryRule, Encoding};
+use modelstream::model::signature::CategoryRule;
 
 use crate::harness::{data, failed_with, succeeded};
 
 fn settings(target: &str, algorithm: Algorithm) -> Settings {
-    Settings {
-        read: ReadSettings {
-            target: target.into(),
-            task: None,
-            drop: Vec::new(),
-            categorical: Vec::new(),
-            encoding: Encoding::OneHot,
-            unknown: CategoryRule::Refuse,
-            drop_missing_target: false,
-        },
-        algorithm,
-        hyper: HyperParameters::default(),
-        test_size: 0.25,
-        seed: 7,
-        folds: None,
-        requirements: Vec::new(),
-        threads: 2,
-    }
+    Settings { test_size: 0.25, threads: 2, ..Settings::new(target, algorithm) }
 }
 
 fn trained(file: &str, settings: &Settings) -> Result<Trained, Error> {
