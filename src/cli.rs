@@ -71,15 +71,18 @@ pub struct Common {
 /// The brokers where none are given.
 pub const DEFAULT_BROKERS: &str = "127.0.0.1:9092";
 
+impl Cli {
+    /// -1 with `--quiet`, else how often `--verbose` stands there. The demo speaks for itself and logs one step less.
+    pub fn verbosity(&self) -> i8 {
+        let said = if self.common.quiet { -1 } else { i8::try_from(self.common.verbose).unwrap_or(i8::MAX) };
+        if matches!(self.verb, Verb::Demo(_)) { said - 1 } else { said }
+    }
+}
+
 impl Common {
     /// The bootstrap addresses.
     pub fn brokers(&self) -> &str {
         self.brokers.as_deref().unwrap_or(DEFAULT_BROKERS)
-    }
-
-    /// -1 with `--quiet`, else how often `--verbose` stands there.
-    pub fn verbosity(&self) -> i8 {
-        if self.quiet { -1 } else { i8::try_from(self.verbose).unwrap_or(i8::MAX) }
     }
 }
 

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error.into()),
     };
     let json = cli.common.log_format == cli::LogFormat::Json;
-    let _logging = logging::start(logging::Settings { json, verbosity: cli.common.verbosity() });
+    let _logging = logging::start(logging::Settings { json, verbosity: cli.verbosity() });
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),

@@ -119,7 +119,7 @@ pub fn run(common: &cli::Common, demo: &cli::Demo) -> Result<(), Error> {
     let names = Names::new(common.brokers.is_some());
     let (connection, embedded) = cluster(common, &names)?;
     say_how_to_look(&names, &connection, embedded.is_some());
-    publish_version(&connection, &names, "decision-tree", Some(1))?;
+    print::say(&publish_version(&connection, &names, "decision-tree", Some(1))?);
 
     let runtime = super::serve::runtime()?;
     let stop = Stop::new();
@@ -166,13 +166,13 @@ fn say_how_to_look(names: &Names, connection: &Connection, embedded: bool) {
     print::say(&format!("look from another terminal: kcat -C -b {broker} -t {} -o end", names.output));
 }
 
-/// Trains on the iris data and publishes.
+/// Trains on the iris data and publishes; what to say about it.
 fn publish_version(
     connection: &Connection,
     names: &Names,
     algorithm: &str,
     max_depth: Option<u16>,
-) -> Result<u64, Error> {
+) -> Result<String, Error> {
     let (bytes, accuracy) = super::train::fit_csv(IRIS.as_bytes(), TARGET, algorithm, max_depth)?;
     let request = Request {
         model: MODEL,
@@ -183,8 +183,7 @@ fn publish_version(
     };
     let published = publish(connection, &names.log, &request, |_| {})?;
     let version = published.manifest.version;
-    print::say(&format!("published {MODEL} version {version}: {algorithm}, accuracy {accuracy:.3} on unseen rows"));
-    Ok(version)
+    Ok(format!("published {MODEL} version {version}: {algorithm}, accuracy {accuracy:.3} on unseen rows"))
 }
 
 fn settings(connection: &Connection, names: &Names, listen: std::net::SocketAddr) -> Settings {
@@ -224,7 +223,7 @@ fn flow(connection: &Connection, names: &Names, demo: &cli::Demo, stop: &Stop) -
     let mut second_published = None;
     while started.elapsed() < length && !stop.wait(VIEW_INTERVAL) {
         if second_published.is_none() && started.elapsed() > length / 2 {
-            publish_version(connection, names, "random-forest", None)?;
+            view.say(&publish_version(connection, names, "random-forest", None)?);
             second_published = Some(SystemTime::now());
         }
         view.show(&watching.tally(), producing.sent(), started.elapsed(), length);
@@ -269,6 +268,9 @@ fn conclude(common: &cli::Common, summary: &Summary) -> Result<(), Error> {
         for VersionSummary { version, predictions, accuracy } in &summary.versions {
             print::line(&format!("version {version}: {predictions} predictions, accuracy {accuracy:.3}"))?;
         }
+    }
+    if let (Some(seconds), false) = (summary.swap_seconds, common.json) {
+        print::line(&format!("the second version's first prediction came {seconds:.2} s after it was published"))?;
     }
     match summary.lost {
         0 if summary.records > 0 => Ok(()),

@@ -64,6 +64,14 @@ impl View {
         lines
     }
 
+    /// Says something above the lines that are drawn anew.
+    pub fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => print::say(text),
+        }
+    }
+
     pub fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
