@@ -286,9 +286,15 @@ pub struct Serve {
     /// Threads, each with a consumer and a producer of its own. Partitions are spread over the lanes of all processes.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub lanes: u16,
-    /// What is promised when something dies. `at-least-once`: no record is lost, some may be predicted twice.
-    #[arg(long, default_value = "at-least-once", value_parser = PossibleValuesParser::new(["at-least-once"]))]
+    /// What is promised when something dies. `at-least-once`: no record is lost, some may be predicted twice. `exactly-once`:
+    /// outputs and offsets are one Kafka transaction; readers need `isolation.level=read_committed`.
+    #[arg(long, default_value = "at-least-once", value_parser = PossibleValuesParser::new(["at-least-once", "exactly-once"]))]
     pub delivery: String,
+    /// What tells this process from the others of its group; part of its transactional ids. With the same name after a crash it
+    /// ends at once what its predecessor left open, otherwise that takes ten seconds
+    /// [default: host and port of `--listen`, or host and process where the port is 0].
+    #[arg(long, value_name = "NAME")]
+    pub instance: Option<String>,
     /// How often finished offsets are committed; earlier when the input is idle.
     #[arg(long, default_value = "100ms", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub commit_interval: Duration,

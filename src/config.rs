@@ -84,6 +84,8 @@ pub fn serve(common: &cli::Common, serve: &cli::Serve) -> Result<serve::Settings
         group,
         offset_reset: offset_reset(&serve.offset_reset),
         batch_records: serve.batch_records as usize,
+        exactly_once: serve.delivery == "exactly-once",
+        instance: serve.instance.clone().unwrap_or_else(|| instance(&serve.listen)),
         commit_interval: serve.commit_interval,
         drain_timeout: serve.drain_timeout,
     };
@@ -121,6 +123,13 @@ pub fn read_schema(path: &Path) -> Result<String, ConfigError> {
         return Err(ConfigError::Schema { path: path.to_owned(), reason });
     }
     std::fs::read_to_string(path).map_err(failed)
+}
+
+/// Processes of one host listen on different ports, so the port tells them apart, also after a restart.
+fn instance(listen: &str) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let port = listen.rsplit(':').next().filter(|port| *port != "0");
+    format!("{}-{}", host.trim(), port.map_or_else(|| format!("p{}", std::process::id()), str::to_owned))
 }
 
 fn check_topics(input: &str, output: &str, dead_letters: &str) -> Result<(), ConfigError> {

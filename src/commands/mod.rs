@@ -80,7 +80,10 @@ fn kafka_exit_code(error: &kafka::Error) -> u8 {
         kafka::Error::Unreachable { .. } | kafka::Error::TimedOut { .. } => exit::UNREACHABLE,
         kafka::Error::NotAuthorised { .. } => exit::NOT_AUTHORISED,
         kafka::Error::Fenced { .. } => exit::FENCED,
-        kafka::Error::NoTopic { .. } | kafka::Error::OffsetGone { .. } | kafka::Error::Other { .. } => 1,
+        kafka::Error::NoTopic { .. }
+        | kafka::Error::OffsetGone { .. }
+        | kafka::Error::Abortable { .. }
+        | kafka::Error::Other { .. } => 1,
     }
 }
 

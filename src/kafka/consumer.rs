@@ -122,6 +122,24 @@ impl<'c> Record<'c> {
     }
 }
 
+/// librdkafka's word for a member of a generation of a group.
+pub(super) struct GroupMetadata(*mut sys::rd_kafka_consumer_group_metadata_t);
+
+impl GroupMetadata {
+    pub(super) fn as_ptr(&self) -> *const sys::rd_kafka_consumer_group_metadata_t {
+        self.0
+    }
+}
+
+impl Drop for GroupMetadata {
+    fn drop(&mut self) {
+        // SAFETY: the object is ours and not used any more; null, of a consumer without a group, is not passed on.
+        if !self.0.is_null() {
+            unsafe { sys::rd_kafka_consumer_group_metadata_destroy(self.0) }
+        }
+    }
+}
+
 struct GroupContext {
     topic: String,
     brokers: String,
@@ -357,6 +375,30 @@ impl GroupConsumer {
         Ok(starts)
     }
 
+    /// Moves `partitions` back to the group's committed offsets and forgets what was fetched beyond: the broker, not our
+    /// memory, says where to go on.
+    ///
+    /// # Errors
+    /// When the committed offsets cannot be read, or a partition cannot be moved.
+    pub fn rewind(&self, partitions: &[i32]) -> Result<(), Error> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let failed = |error: &KafkaError| {
+            Error::new(format!("going back to the committed offsets of {}", self.topic), &self.brokers, error)
+        };
+        let starts = self.start_offsets(partitions)?;
+        let moved = self.inner.seek_partitions(starts, REQUEST_TIMEOUT).map_err(|error| failed(&error))?;
+        let refused = moved.elements().iter().find_map(|element| element.error().err());
+        refused.map_or(Ok(()), |error| Err(failed(&error)))
+    }
+
+    /// Which member of which generation of the group this consumer is now.
+    pub(super) fn group_metadata(&self) -> GroupMetadata {
+        // SAFETY: the client lives as long as the consumer; the object is ours, and freed when it is dropped.
+        GroupMetadata(unsafe { sys::rd_kafka_consumer_group_metadata(self.inner.client().native_ptr()) })
+    }
+
     /// Whether no request to join the group is under way, as far as the broker answers within `wait`. A broker answers a
     /// connection's requests in order and holds the answer to a join back until all members have joined; so it answers this
     /// one only when there is none.
@@ -408,7 +450,7 @@ impl GroupConsumer {
         self.inner.commit(&offsets, CommitMode::Sync).map_err(|error| self.commit_error(&error))
     }
 
-    fn offsets(&self, next: impl Iterator<Item = (i32, i64)>) -> Result<TopicPartitionList, Error> {
+    pub(super) fn offsets(&self, next: impl Iterator<Item = (i32, i64)>) -> Result<TopicPartitionList, Error> {
         let mut offsets = TopicPartitionList::new();
         for (partition, offset) in next {
             let added = offsets.add_partition_offset(&self.topic, partition, Offset::Offset(offset));

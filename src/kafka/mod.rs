@@ -53,6 +53,14 @@ pub enum Error {
         /// librdkafka's words.
         cause: String,
     },
+    /// The transaction cannot be committed any more: abort it, and read its input again.
+    #[error("{doing}: the transaction must be aborted ({cause})")]
+    Abortable {
+        /// What was attempted.
+        doing: String,
+        /// librdkafka's words.
+        cause: String,
+    },
     /// A topic that is not there.
     #[error("{doing}: the topic does not exist; create it, for example with `modelstream topics init`")]
     NoTopic {

@@ -15,7 +15,7 @@ use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka_sys as sys;
 
-use super::consumer::Record;
+use super::consumer::{GroupConsumer, Record};
 use super::settings::Connection;
 use super::{Error, context};
 
@@ -251,7 +251,7 @@ impl Producer {
     /// Why the producer is of no use any more, if it is: fenced, for example.
     pub fn fatal_error(&self, doing: &str) -> Option<Error> {
         let (code, text) = self.inner.client().fatal_error()?;
-        Some(CallError { code, text, retriable: false }.into_error(doing, &self.brokers))
+        Some(CallError { code, text, retriable: false, abortable: false }.into_error(doing, &self.brokers))
     }
 
     /// Where the tagged records ended up that were delivered since the last call.
@@ -267,6 +267,20 @@ impl Producer {
         self.transaction("beginning a transaction", |client, _| {
             // SAFETY: the client lives as long as the producer.
             unsafe { sys::rd_kafka_begin_transaction(client) }
+        })
+    }
+
+    /// Makes the offsets part of the transaction: they are committed when it is, for the member that `consumer` is now. A
+    /// member of a former generation is refused, so a lane that lost its partitions cannot commit.
+    ///
+    /// # Errors
+    /// [`Error::Abortable`] when the group does not take them; [`Error::Fenced`] when a twin took over.
+    pub fn send_offsets(&self, consumer: &GroupConsumer, next: impl Iterator<Item = (i32, i64)>) -> Result<(), Error> {
+        let offsets = consumer.offsets(next)?;
+        let metadata = consumer.group_metadata();
+        self.transaction("adding offsets to the transaction", |client, timeout| {
+            // SAFETY: client, list and metadata live as long as the call, which copies what it needs.
+            unsafe { sys::rd_kafka_send_offsets_to_transaction(client, offsets.ptr(), metadata.as_ptr(), timeout) }
         })
     }
 
@@ -316,6 +330,8 @@ struct CallError {
     code: RDKafkaErrorCode,
     text: String,
     retriable: bool,
+    /// The transaction cannot be committed any more.
+    abortable: bool,
 }
 
 impl CallError {
@@ -330,6 +346,7 @@ impl CallError {
                 code: sys::rd_kafka_error_code(error).into(),
                 text: CStr::from_ptr(sys::rd_kafka_error_string(error)).to_string_lossy().into_owned(),
                 retriable: sys::rd_kafka_error_is_retriable(error) != 0,
+                abortable: sys::rd_kafka_error_txn_requires_abort(error) != 0,
             };
             sys::rd_kafka_error_destroy(error);
             Some(taken)
@@ -337,6 +354,9 @@ impl CallError {
     }
 
     fn into_error(self, doing: &str, brokers: &str) -> Error {
+        if self.abortable {
+            return Error::Abortable { doing: doing.to_owned(), cause: self.text };
+        }
         let mut error = Error::new(doing, brokers, &KafkaError::Global(self.code));
         if let Error::Unreachable { cause, .. }
         | Error::NotAuthorised { cause, .. }

@@ -15,6 +15,9 @@ pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 /// A publish that is open longer is aborted by the broker: time for a large artifact on a slow line. Until then it hides
 /// what others publish after it.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(120);
+/// A lane's transaction that is open longer is aborted by the broker; until then it hides what others write after it. Longer
+/// than any commit takes, shorter than the session.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often librdkafka reports its statistics, from which the lag is read.
 pub const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
 /// Fetched bytes that wait for a lane; librdkafka's default of 64 MiB a consumer is more than a lane needs to stay busy.

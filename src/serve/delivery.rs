@@ -1,21 +1,53 @@
 //! How finished records are promised: what is sent, and when their offsets are committed.
 //!
-//! The lane's loop knows only this: send, commit when due, settle before partitions are given back, start over after a
-//! failure. `at-least-once` is the one promise so far: offsets are committed after the broker acknowledged every output.
+//! The lane's loop knows only this: send, commit when due, settle before partitions are given back, abort or start over after
+//! a failure.
+//!
+//! - `at-least-once`: offsets are committed after the broker acknowledged every output.
+//! - `exactly-once`: outputs and offsets are one Kafka transaction, begun with its first output. Whatever goes wrong before its
+//!   commit, it is aborted and its input read again from the committed offsets; where not even the outcome is known, the
+//!   producer is made anew with the same id, which settles what was open.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::kafka::consumer::{GroupConsumer, Record};
 use crate::kafka::producer::{Outgoing, Producer, Sent, UNTAGGED};
+use crate::kafka::settings::TRANSACTION_TIMEOUT;
 use crate::kafka::{self, Connection};
 
 /// How long a due commit waits for deliveries before the lane looks at its consumer again.
 const FLUSH_SLICE: Duration = Duration::from_millis(50);
 
+/// What holds when something dies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Promise {
+    /// Each record has an output; what was delivered and not committed has two.
+    AtLeastOnce,
+    /// Each record has exactly one output that a read_committed reader sees.
+    ExactlyOnce {
+        /// No other living producer has it; a later one with it ends what this one left open.
+        transactional_id: String,
+    },
+}
+
+impl Promise {
+    fn producer(&self, connection: &Connection) -> Result<Producer, kafka::Error> {
+        match self {
+            Promise::AtLeastOnce => Producer::idempotent(connection),
+            Promise::ExactlyOnce { transactional_id } => {
+                Producer::transactional(connection, transactional_id, TRANSACTION_TIMEOUT)
+            }
+        }
+    }
+}
+
 /// A lane's outputs and the input offsets that they finish.
 pub struct Delivery {
     connection: Connection,
+    promise: Promise,
+    /// A transaction was begun and not ended.
+    open: bool,
     producer: Producer,
     interval: Duration,
     progress: BTreeMap<i32, Progress>,
@@ -47,14 +79,16 @@ pub enum Commit {
 }
 
 impl Delivery {
-    /// Delivers at least once: a crash between delivery and commit doubles what was delivered.
+    /// Prepares to deliver as promised; for transactions it waits until the broker has ended a former owner's.
     ///
     /// # Errors
-    /// When a setting is not valid.
-    pub fn at_least_once(connection: &Connection, interval: Duration) -> Result<Delivery, kafka::Error> {
+    /// When a setting is not valid, or the cluster does not take the transactional id.
+    pub fn new(connection: &Connection, promise: Promise, interval: Duration) -> Result<Delivery, kafka::Error> {
         Ok(Delivery {
             connection: connection.clone(),
-            producer: Producer::idempotent(connection)?,
+            producer: promise.producer(connection)?,
+            promise,
+            open: false,
             interval,
             progress: BTreeMap::new(),
             uncommitted: false,
@@ -68,8 +102,22 @@ impl Delivery {
     ///
     /// # Errors
     /// When the producer is of no use any more.
-    pub fn send(&self, outgoing: Outgoing<'_>) -> Result<Sent, kafka::Error> {
+    pub fn send(&mut self, outgoing: Outgoing<'_>) -> Result<Sent, kafka::Error> {
+        if !self.open && self.is_transactional() {
+            self.producer.begin_transaction()?;
+            self.open = true;
+        }
         self.producer.send(outgoing, UNTAGGED)
+    }
+
+    /// Whether outputs and offsets are committed together.
+    pub fn is_transactional(&self) -> bool {
+        matches!(self.promise, Promise::ExactlyOnce { .. })
+    }
+
+    /// Whether a transaction is open.
+    pub fn is_open(&self) -> bool {
+        self.open
     }
 
     /// `record` has its output.
@@ -113,16 +161,14 @@ impl Delivery {
         self.interval.saturating_sub(self.last_commit.elapsed())
     }
 
-    /// The first delivery that failed since the last call.
-    pub fn take_failure(&self) -> Option<kafka::Error> {
-        self.producer.take_failure()
-    }
-
     /// Commits what is finished once it is delivered; does not wait long for either.
     ///
     /// # Errors
     /// When a delivery failed: nothing more can be committed, [`Delivery::start_over`].
     pub fn commit(&mut self, consumer: &GroupConsumer) -> Result<Commit, kafka::Error> {
+        if self.is_transactional() {
+            return self.commit_transaction(consumer).map(|()| Commit::Done);
+        }
         let delivered = self.producer.flush(FLUSH_SLICE);
         if let Some(failure) = self.producer.take_failure() {
             return Err(failure);
@@ -141,6 +187,9 @@ impl Delivery {
     /// # Errors
     /// When it is not delivered in time, a delivery failed, or the broker refuses the offsets.
     pub fn settle(&mut self, consumer: &GroupConsumer, deadline: Instant) -> Result<(), kafka::Error> {
+        if self.is_transactional() {
+            return self.commit_transaction(consumer);
+        }
         if self.is_settled() {
             return Ok(());
         }
@@ -158,6 +207,33 @@ impl Delivery {
         Ok(())
     }
 
+    fn commit_transaction(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
+        if self.open {
+            self.producer.send_offsets(consumer, self.offsets())?;
+            self.producer.commit_transaction()?;
+            self.open = false;
+        }
+        self.committed();
+        Ok(())
+    }
+
+    /// Aborts the open transaction and forgets what it had finished: its input is to be read again.
+    ///
+    /// # Errors
+    /// When even that is not possible: [`Delivery::start_over`].
+    pub fn abort(&mut self) -> Result<(), kafka::Error> {
+        if self.open {
+            self.producer.abort_transaction()?;
+            self.open = false;
+        }
+        // Failures of records that are aborted are no news.
+        let _ = self.producer.take_failure();
+        self.progress.clear();
+        self.timestamps.clear();
+        self.committed();
+        Ok(())
+    }
+
     /// Forgets partitions that are another member's now.
     pub fn forget(&mut self, partitions: &[i32]) {
         self.progress.retain(|partition, _| !partitions.contains(partition));
@@ -169,7 +245,8 @@ impl Delivery {
     /// # Errors
     /// When no producer can be made.
     pub fn start_over(&mut self) -> Result<(), kafka::Error> {
-        self.producer = Producer::idempotent(&self.connection)?;
+        self.producer = self.promise.producer(&self.connection)?;
+        self.open = false;
         self.progress.clear();
         self.timestamps.clear();
         self.unanswered = 0;

@@ -16,7 +16,7 @@ use crate::shutdown::Stop;
 use crate::telemetry::{LaneMetrics, Stage};
 
 use super::active::Active;
-use super::delivery::{Commit, Delivery};
+use super::delivery::{Commit, Delivery, Promise};
 use super::output::Outputs;
 
 /// The longest wait for a record: the lane's heartbeat and a stop are never later than this.
@@ -49,10 +49,46 @@ pub struct LaneSettings {
     pub offset_reset: OffsetReset,
     /// The most records of a batch.
     pub batch_records: usize,
+    /// What is promised when something dies.
+    pub exactly_once: bool,
+    /// What tells this process from the others of its group, for transactional ids.
+    pub instance: String,
     /// How often offsets are committed.
     pub commit_interval: Duration,
     /// How long a stopping lane finishes what it has.
     pub drain_timeout: Duration,
+}
+
+/// Where the lanes of a process wait for each other before they leave the group, all at once.
+#[derive(Debug)]
+pub struct Gate(AtomicUsize);
+
+impl Gate {
+    /// A gate for `lanes` lanes.
+    pub fn new(lanes: usize) -> Gate {
+        Gate(AtomicUsize::new(lanes))
+    }
+
+    /// One lane is ready to leave, or will never come.
+    pub fn arrive(&self) {
+        // More arrivals than lanes leave the gate open.
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |missing| missing.checked_sub(1));
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+}
+
+impl LaneSettings {
+    fn promise(&self, lane: usize) -> Promise {
+        match self.exactly_once {
+            true => Promise::ExactlyOnce {
+                transactional_id: format!("modelstream.{}.{}.{lane}", self.group, self.instance),
+            },
+            false => Promise::AtLeastOnce,
+        }
+    }
 }
 
 /// What others may know of a lane while it runs.
@@ -118,6 +154,7 @@ pub struct Lane {
     active: Arc<Active>,
     metrics: LaneMetrics,
     pulse: Arc<LanePulse>,
+    gate: Arc<Gate>,
     delivery: Delivery,
     scorer: Scorer,
     outputs: Outputs,
@@ -128,25 +165,28 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Prepares a lane.
+    /// Prepares lane `index` of the process; with transactions it waits for the broker.
     ///
     /// # Errors
-    /// When a Kafka setting is not valid.
+    /// When a Kafka setting is not valid, or the cluster does not take the transactional id.
     pub fn new(
         connection: &Connection,
+        index: usize,
         settings: Arc<LaneSettings>,
         active: Arc<Active>,
         metrics: LaneMetrics,
         pulse: Arc<LanePulse>,
+        gate: Arc<Gate>,
     ) -> Result<Lane, kafka::Error> {
         Ok(Lane {
-            delivery: Delivery::at_least_once(connection, settings.commit_interval)?,
+            delivery: Delivery::new(connection, settings.promise(index), settings.commit_interval)?,
             scorer: Scorer::new(),
             outputs: Outputs::new(&settings),
             settings,
             active,
             metrics,
             pulse,
+            gate,
             assigned: BTreeSet::new(),
             holding: false,
             version: 0,
@@ -174,10 +214,16 @@ impl Lane {
                 Err(failure) => {
                     tracing::warn!(error = %failure, "the lane starts over from the committed offsets");
                     self.metrics.restarted();
+                    self.pulse.joined.store(false, Ordering::Relaxed);
                     drop(consumer);
                     self.assigned.clear();
                     self.holding = false;
-                    self.delivery.start_over()?;
+                    while let Err(failure) = self.delivery.start_over() {
+                        tracing::warn!(error = %failure, "no new producer yet; trying again");
+                        if is_final(&failure) || stop.wait(RESTART_WAIT) {
+                            return Err(failure);
+                        }
+                    }
                     stop.wait(RESTART_WAIT);
                 }
             }
@@ -198,16 +244,33 @@ impl Lane {
                 consumer.fetch(&mut batch, limits, self.wait())
             };
             let idle = matches!(fetched, Fetched::Nothing) && !self.holding;
-            match fetched {
-                Fetched::Records => self.score(&batch),
-                Fetched::Event(event) => self.answer(consumer, event, &batch, &mut sent)?,
-                Fetched::Nothing => {}
+            let turned = match fetched {
+                Fetched::Records => self.score(consumer, &batch),
+                Fetched::Event(event) => self.answer(consumer, event, &batch, &mut sent),
+                Fetched::Nothing => Ok(()),
+            };
+            let turned =
+                turned.and_then(|()| self.send(&batch, &mut sent)).and_then(|()| self.commit_if_due(consumer, idle));
+            match turned {
+                Ok(()) => {}
+                Err(kafka::Error::Abortable { doing, cause }) => {
+                    tracing::warn!(doing, cause, "aborting the transaction; its records are read again");
+                    self.abort(consumer)?;
+                    sent = batch.len();
+                }
+                Err(failure) => return Err(failure),
             }
-            self.send(&batch, &mut sent)?;
             self.hold(consumer, sent < batch.len());
-            self.commit_if_due(consumer, idle)?;
         }
         Ok(())
+    }
+
+    /// Ends the open transaction without a trace for readers, and goes back to the committed offsets.
+    fn abort(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
+        self.delivery.abort()?;
+        self.metrics.transaction_ended(false);
+        let partitions: Vec<i32> = self.assigned.iter().copied().collect();
+        consumer.rewind(&partitions)
     }
 
     /// How long to wait for the next record: not beyond the next commit, and less while an idle input could commit early.
@@ -216,10 +279,15 @@ impl Lane {
     }
 
     /// Decode, predict, encode, each timed; the outcomes stay in the scorer until the next batch.
-    fn score(&mut self, batch: &[Record<'_>]) {
-        let timer = Instant::now();
-        let active = self.active.load();
+    fn score(&mut self, consumer: &GroupConsumer, batch: &[Record<'_>]) -> Result<(), kafka::Error> {
+        let active = Arc::clone(&self.active);
+        let active = active.load();
         let model = active.as_ref().expect("a lane joins when there is a model, and a model is only ever replaced");
+        if self.version != model.version && self.delivery.is_open() {
+            // One version a transaction.
+            self.commit(consumer)?;
+        }
+        let timer = Instant::now();
         if self.version != model.version {
             self.version = model.version;
             self.outputs.speak_for(model);
@@ -235,13 +303,14 @@ impl Lane {
         self.metrics.stage(Stage::Predict, predicted - decoded);
         self.metrics.stage(Stage::Encode, predicted.elapsed());
         self.metrics.batch(batch.len());
+        Ok(())
     }
 
     /// Sends the outcomes from `sent` on, until all are sent or the producer is full.
     fn send(&mut self, batch: &[Record<'_>], sent: &mut usize) -> Result<(), kafka::Error> {
         let (timer, before) = (Instant::now(), *sent);
         for (record, outcome) in batch.iter().zip(self.scorer.outcomes()).skip(before) {
-            if self.outputs.send(&self.delivery, record, &outcome)? == Sent::Full {
+            if self.outputs.send(&mut self.delivery, record, &outcome)? == Sent::Full {
                 break;
             }
             match outcome {
@@ -261,10 +330,17 @@ impl Lane {
         if !self.delivery.is_uncommitted() || !(idle || self.delivery.due_in().is_zero()) {
             return Ok(());
         }
-        let timer = Instant::now();
+        self.commit(consumer)
+    }
+
+    fn commit(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
+        let (timer, transactional) = (Instant::now(), self.delivery.is_open());
         if self.delivery.commit(consumer)? == Commit::Done {
             self.metrics.stage(Stage::Commit, timer.elapsed());
             self.observe_end_to_end();
+            if transactional {
+                self.metrics.transaction_ended(true);
+            }
         }
         Ok(())
     }
@@ -313,7 +389,9 @@ impl Lane {
                 self.report(statistics.as_ref());
                 Ok(())
             }
-            Event::Failed(error) if is_final(&error) => Err(error),
+            Event::Failed(error) if is_final(&error) || matches!(error, kafka::Error::Other { fatal: true, .. }) => {
+                Err(error)
+            }
             Event::Failed(error) => {
                 tracing::warn!(%error, "the consumer reports an error and goes on");
                 Ok(())
@@ -340,7 +418,7 @@ impl Lane {
         batch: &[Record<'_>],
         sent: &mut usize,
     ) -> Result<(), kafka::Error> {
-        let settled = if lost { self.abandon(batch, *sent) } else { self.settle(consumer, batch, sent) };
+        let settled = if lost { self.give_up(batch, *sent) } else { self.settle(consumer, batch, sent) };
         self.delivery.forget(partitions);
         self.assigned.retain(|partition| !partitions.contains(partition));
         consumer.unassign(partitions)?;
@@ -361,6 +439,15 @@ impl Lane {
             }
             std::thread::sleep(FULL_WAIT);
         }
+    }
+
+    /// Partitions are gone already: what is open for them must not be committed.
+    fn give_up(&self, batch: &[Record<'_>], sent: usize) -> Result<(), kafka::Error> {
+        if self.delivery.is_open() {
+            let (doing, cause) = ("working on".to_owned(), "partitions were lost to another member".to_owned());
+            return Err(kafka::Error::Abortable { doing, cause });
+        }
+        self.abandon(batch, sent)
     }
 
     /// An unsent rest of a batch cannot be finished any more: the lane starts over, and whoever has the partitions does it.
@@ -401,20 +488,33 @@ impl Lane {
         self.metrics.client(sent_bytes, received_bytes, round_trip_seconds);
     }
 
-    /// Delivers what was sent, waits for the broker's word that its offsets are committed, and for the end of a rebalance that
-    /// is under way: a member that leaves in the middle of one is waited for until its session times out. Partitions stay
-    /// paused; events are answered on.
+    /// Delivers what was sent, waits for the broker's word that its offsets are committed, for the end of a rebalance that is
+    /// under way, and for the process's other lanes: a member that leaves in the middle of a rebalance, which a sibling's
+    /// leaving is the start of, is waited for until its session times out. Partitions stay paused; events are answered on.
     fn drain(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
         let deadline = Instant::now() + self.settings.drain_timeout;
         self.hold(consumer, true);
-        while !self.delivery.is_settled() || !consumer.is_between_rebalances(DRAIN_WAIT) {
+        let mut arrived = false;
+        loop {
             self.pulse.turn();
+            if self.delivery.is_settled() && consumer.is_between_rebalances(DRAIN_WAIT) {
+                if !arrived {
+                    arrived = true;
+                    self.gate.arrive();
+                }
+                if self.gate.is_open() {
+                    break;
+                }
+            }
             if Instant::now() >= deadline {
                 let doing = "draining: the broker does not confirm the last commit".to_owned();
                 return Err(kafka::Error::TimedOut { doing, seconds: self.settings.drain_timeout.as_secs() });
             }
             if self.delivery.is_uncommitted() {
-                self.delivery.commit(consumer)?;
+                match self.commit(consumer) {
+                    Err(kafka::Error::Abortable { .. }) => self.delivery.abort()?,
+                    other => other?,
+                }
             }
             if let Fetched::Event(event) = consumer.serve(DRAIN_WAIT) {
                 self.answer(consumer, event, &[], &mut 0)?;
@@ -431,7 +531,7 @@ fn is_final(error: &kafka::Error) -> bool {
     use kafka::Error as E;
     match error {
         E::Setting(_) | E::NotAuthorised { .. } | E::Fenced { .. } | E::NoTopic { .. } | E::OffsetGone { .. } => true,
-        E::Unreachable { .. } | E::TimedOut { .. } | E::Other { .. } => false,
+        E::Unreachable { .. } | E::TimedOut { .. } | E::Abortable { .. } | E::Other { .. } => false,
     }
 }
 

@@ -30,7 +30,7 @@ use crate::telemetry::Metrics;
 use crate::telemetry::http::{self, Probes};
 
 use active::Active;
-use lane::{BATCH_BYTES_MAX, Lane, LanePulse, LaneSettings};
+use lane::{BATCH_BYTES_MAX, Gate, Lane, LanePulse, LaneSettings};
 use model_watch::{ModelStatus, ModelWatch};
 
 /// A lane that has not turned for this long counts as dead: `/live` says so.
@@ -200,13 +200,19 @@ fn start_threads(
     stop: &Stop,
 ) -> Result<Threads, Error> {
     let shared = Arc::new(settings.lane);
+    let gate = Arc::new(Gate::new(pulses.len()));
     let mut lanes = Vec::with_capacity(pulses.len());
     for (index, pulse) in pulses.into_iter().enumerate() {
         let connection = settings.connection.clone();
         let metrics = metrics.lane(index, &shared.input);
-        let lane = Lane::new(&connection, Arc::clone(&shared), Arc::clone(active), metrics, pulse)?;
-        let stop = stop.clone();
-        lanes.push(spawn(format!("lane-{index}"), move || lane.run(&connection, &stop))?);
+        let (shared, active, stop, gate) = (Arc::clone(&shared), Arc::clone(active), stop.clone(), Arc::clone(&gate));
+        lanes.push(spawn(format!("lane-{index}"), move || {
+            let lane = Lane::new(&connection, index, shared, active, metrics, pulse, Arc::clone(&gate));
+            let ended = lane.and_then(|lane| lane.run(&connection, &stop));
+            // However it ended, the others need not wait for it.
+            gate.arrive();
+            ended
+        })?);
     }
     let stop = stop.clone();
     Ok((spawn("model-watch".to_owned(), move || watch.run(&stop))?, lanes))

@@ -53,7 +53,12 @@ impl Outputs {
     ///
     /// # Errors
     /// When the producer is of no use any more.
-    pub fn send(&self, delivery: &Delivery, record: &Record<'_>, outcome: &Outcome<'_>) -> Result<Sent, kafka::Error> {
+    pub fn send(
+        &self,
+        delivery: &mut Delivery,
+        record: &Record<'_>,
+        outcome: &Outcome<'_>,
+    ) -> Result<Sent, kafka::Error> {
         match outcome {
             Outcome::Prediction { bytes, .. } => match delivery.send(self.prediction(record, bytes))? {
                 Sent::TooLarge => {
@@ -81,7 +86,7 @@ impl Outputs {
 
     fn send_dead_letter(
         &self,
-        delivery: &Delivery,
+        delivery: &mut Delivery,
         record: &Record<'_>,
         dead: &DeadLetter,
     ) -> Result<Sent, kafka::Error> {

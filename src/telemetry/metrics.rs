@@ -104,6 +104,7 @@ struct Group {
     lag_records: IntGaugeVec,
     lag_seconds: GaugeVec,
     commits: IntCounterVec,
+    transactions: IntCounterVec,
     rebalances: IntCounterVec,
     lane_restarts: IntCounter,
     assigned_partitions: IntGaugeVec,
@@ -117,11 +118,13 @@ impl Group {
             lag_records: d.gauges("lag_records", "Records of a partition that are not finished yet.", &partition),
             lag_seconds: d.float_gauges("lag_seconds", lag_seconds, &partition),
             commits: d.counters("commits_total", "Offset commits by result: ok, failed.", &["result"]),
+            transactions: d.counters("transactions_total", "Transactions by result: committed, aborted.", &["result"]),
             rebalances: d.counters("rebalances_total", "Rebalances by kind: assign, revoke, lost.", &["kind"]),
             lane_restarts: d.counter("lane_restarts_total", "Times that a lane started over after a failure."),
             assigned_partitions: d.gauges("assigned_partitions", "Partitions that a lane has.", &["lane"]),
         };
         expect_series(&group.commits, &["ok", "failed"]);
+        expect_series(&group.transactions, &["committed", "aborted"]);
         expect_series(&group.rebalances, &["assign", "revoke", "lost"]);
         group
     }
@@ -350,6 +353,8 @@ pub struct LaneMetrics {
     lag_seconds: GaugeVec,
     commits_ok: IntCounter,
     commits_failed: IntCounter,
+    committed: IntCounter,
+    aborted: IntCounter,
     rebalances: IntCounterVec,
     restarts: IntCounter,
     assigned: prometheus::IntGauge,
@@ -380,6 +385,8 @@ impl LaneMetrics {
             lag_seconds: metrics.group.lag_seconds.clone(),
             commits_ok: metrics.group.commits.with_label_values(&["ok"]),
             commits_failed: metrics.group.commits.with_label_values(&["failed"]),
+            committed: metrics.group.transactions.with_label_values(&["committed"]),
+            aborted: metrics.group.transactions.with_label_values(&["aborted"]),
             rebalances: metrics.group.rebalances.clone(),
             restarts: metrics.group.lane_restarts.clone(),
             assigned: metrics.group.assigned_partitions.with_label_values(&[&lane]),
@@ -439,6 +446,11 @@ impl LaneMetrics {
     /// A commit ended.
     pub fn commit_ended(&self, ok: bool) {
         if ok { self.commits_ok.inc() } else { self.commits_failed.inc() }
+    }
+
+    /// A transaction ended.
+    pub fn transaction_ended(&self, committed: bool) {
+        if committed { self.committed.inc() } else { self.aborted.inc() }
     }
 
     /// The lane starts over.

@@ -192,11 +192,20 @@ fn avro_in_and_avro_out() {
 /// a better version comes in between. Without a crash every record has exactly one output.
 #[test]
 fn processes_come_and_go_and_a_version_arrives_while_records_flow() {
-    let Some(cluster) = real_kafka("serving-flow") else { return };
+    come_and_go("serving-flow", "at-least-once");
+}
+
+#[test]
+fn processes_come_and_go_exactly_once() {
+    come_and_go("serving-flow-once", "exactly-once");
+}
+
+fn come_and_go(test: &str, delivery: &str) {
+    let Some(cluster) = real_kafka(test) else { return };
     const RECORDS: usize = 40_000;
     let flow = Flow::new(&cluster, 8);
     cluster.publish_iris("iris", "7");
-    let lanes = flow.arguments(&["--lanes", "2", "--batch-records", "200"]);
+    let lanes = flow.arguments(&["--lanes", "2", "--batch-records", "200", "--delivery", delivery]);
     let (mut first, second) = (cluster.serve(&lanes), cluster.serve(&lanes));
     first.wait_until_ready();
     second.wait_until_ready();
@@ -232,6 +241,58 @@ fn processes_come_and_go_and_a_version_arrives_while_records_flow() {
     }
 }
 
+/// Exactly once: a read_committed reader sees each record's output once, whatever was open when SIGKILL came.
+#[test]
+fn a_killed_process_doubles_nothing_with_exactly_once() {
+    let Some(cluster) = real_kafka("serving-kill-once") else { return };
+    const RECORDS: usize = 60_000;
+    let flow = Flow::new(&cluster, 4);
+    cluster.publish_iris("iris", "7");
+    let keys: Vec<String> = (0..RECORDS).map(|index| index.to_string()).collect();
+    let value = |index: usize| if index % 50 == 7 { &b"bad"[..] } else { GOOD };
+    let records = keys.iter().enumerate().map(|(index, key)| (Some(key.as_bytes()), Some(value(index))));
+    cluster.send(&flow.input, records);
+    let more = ["--lanes", "2", "--batch-records", "50", "-X", "session.timeout.ms=6000"];
+    let more = [&more[..], &["--delivery", "exactly-once", "--instance", "a", "--commit-interval", "30s"]].concat();
+    // Every transaction is open when the process is killed: none is due for 30 s, and the input is never idle.
+    for _ in 0..3 {
+        let serving = cluster.serve(&flow.arguments(&more));
+        wait_until("it works", || serving.total("modelstream_predictions_total") > 500.0);
+        serving.signal("KILL");
+    }
+    let mut last =
+        cluster.serve(&flow.arguments(&[&more[..6], &["--delivery", "exactly-once", "--instance", "a"]].concat()));
+    let predictions = cluster.read(&flow.output, RECORDS - RECORDS / 50);
+    let dead = cluster.read(&flow.dead_letters, RECORDS / 50);
+    assert_order_is_kept(&predictions);
+    let outputs = [predictions, dead].concat();
+    assert_eq!((outputs.len(), outputs_by_source(&outputs).len()), (RECORDS, RECORDS));
+    assert!(last.total("modelstream_transactions_total") > 0.0);
+    assert_eq!(last.stop(), Some(0));
+}
+
+/// Two processes with the same transactional ids: the older is fenced and ends with its own exit code, without a fight.
+#[test]
+fn a_twin_fences_the_older_process() {
+    let Some(cluster) = real_kafka("serving-twin") else { return };
+    let flow = Flow::new(&cluster, 1);
+    cluster.publish_iris("iris", "7");
+    let arguments = flow.arguments(&["--delivery", "exactly-once", "--instance", "twin"]);
+    let mut older = cluster.serve(&arguments);
+    older.wait_until_ready();
+    cluster.send(&flow.input, [(None, Some(GOOD))]);
+    assert_eq!(cluster.read(&flow.output, 1).len(), 1);
+    let mut younger = cluster.serve(&arguments);
+    younger.wait_for_log("serving a new version");
+    // The partition stays with the older one, whose next transaction is refused.
+    wait_until("the younger one took over", || {
+        cluster.send(&flow.input, [(None, Some(GOOD))]);
+        younger.metric("modelstream_assigned_partitions").values().sum::<f64>() == 1.0
+    });
+    assert_eq!(older.wait(), Some(6));
+    assert_eq!(younger.stop(), Some(0));
+}
+
 /// At least once: SIGKILL may double records, and loses none.
 #[test]
 fn a_killed_process_loses_nothing() {
@@ -258,12 +319,23 @@ fn a_killed_process_loses_nothing() {
 /// Not ready, but alive, while the broker is away; everything is finished once it is back.
 #[test]
 fn a_broker_that_goes_away_and_comes_back_loses_nothing() {
-    let Some((broker, cluster)) = OwnBroker::start("serving-outage") else { return };
+    outage("serving-outage", "at-least-once");
+}
+
+#[test]
+fn a_broker_that_goes_away_and_comes_back_doubles_nothing_with_exactly_once() {
+    let outputs = outage("serving-outage-once", "exactly-once");
+    assert_eq!(outputs_by_source(&outputs).len(), outputs.len());
+}
+
+fn outage(test: &str, delivery: &str) -> Vec<Received> {
+    let Some((broker, cluster)) = OwnBroker::start(test) else { return Vec::new() };
     let flow = Flow::new(&cluster, 4);
     cluster.publish_iris("iris", "7");
     let keys: Vec<String> = (0..20_000).map(|index| index.to_string()).collect();
     cluster.send(&flow.input, keys.iter().map(|key| (Some(key.as_bytes()), Some(GOOD))));
-    let mut serving = cluster.serve(&flow.arguments(&["--lanes", "2", "--batch-records", "50"]));
+    let mut serving =
+        cluster.serve(&flow.arguments(&["--lanes", "2", "--batch-records", "50", "--delivery", delivery]));
     wait_until("it works", || serving.total("modelstream_predictions_total") > 0.0);
     broker.stop();
     wait_until("it is not ready", || serving.get("/ready").0 == 503);
@@ -274,6 +346,7 @@ fn a_broker_that_goes_away_and_comes_back_loses_nothing() {
         outputs_by_source(&cluster.read(&flow.output, keys.len())).len() == keys.len()
     });
     assert_eq!(serving.stop(), Some(0));
+    cluster.read(&flow.output, keys.len())
 }
 
 #[test]

@@ -194,6 +194,9 @@ fn settings(connection: &Connection, names: &Names, listen: std::net::SocketAddr
         group: names.group.clone(),
         offset_reset: OffsetReset::Error,
         batch_records: 2_000,
+        // The embedded broker keeps transactions but does not hide what they abort.
+        exactly_once: false,
+        instance: "demo".to_owned(),
         commit_interval: COMMIT_INTERVAL,
         drain_timeout: Duration::from_secs(10),
     };
