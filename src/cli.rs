@@ -286,8 +286,8 @@ pub struct Serve {
     /// Threads, each with a consumer and a producer of its own. Partitions are spread over the lanes of all processes.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub lanes: u16,
-    /// What is promised when something dies. `at-least-once`: no record is lost, some may be predicted twice. `exactly-once`:
-    /// outputs and offsets are one Kafka transaction; readers need `isolation.level=read_committed`.
+    /// What is promised when something dies. `at-least-once`: no record is lost, some may be predicted twice. `exactly-once`
+    /// (a preview): outputs and offsets are one Kafka transaction; readers need `isolation.level=read_committed`.
     #[arg(long, default_value = "at-least-once", value_parser = PossibleValuesParser::new(["at-least-once", "exactly-once"]))]
     pub delivery: String,
     /// What tells this process from the others of its group; part of its transactional ids. With the same name after a crash it

@@ -218,12 +218,7 @@ impl Lane {
                     drop(consumer);
                     self.assigned.clear();
                     self.holding = false;
-                    while let Err(failure) = self.delivery.start_over() {
-                        tracing::warn!(error = %failure, "no new producer yet; trying again");
-                        if is_final(&failure) || stop.wait(RESTART_WAIT) {
-                            return Err(failure);
-                        }
-                    }
+                    until_final(stop, || self.delivery.start_over())?;
                     stop.wait(RESTART_WAIT);
                 }
             }
@@ -523,6 +518,25 @@ impl Lane {
         self.observe_end_to_end();
         tracing::info!("drained: everything finished is delivered and committed");
         Ok(())
+    }
+}
+
+/// Tries until it works, fails with what does not pass, or `stop` is set.
+pub(super) fn until_final<T>(
+    stop: &Stop,
+    mut attempt: impl FnMut() -> Result<T, kafka::Error>,
+) -> Result<T, kafka::Error> {
+    loop {
+        match attempt() {
+            Ok(value) => return Ok(value),
+            Err(failure) if is_final(&failure) => return Err(failure),
+            Err(failure) => {
+                tracing::warn!(error = %failure, "no producer yet; trying again");
+                if stop.wait(RESTART_WAIT) {
+                    return Err(failure);
+                }
+            }
+        }
     }
 }
 

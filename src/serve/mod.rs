@@ -204,10 +204,14 @@ fn start_threads(
     let mut lanes = Vec::with_capacity(pulses.len());
     for (index, pulse) in pulses.into_iter().enumerate() {
         let connection = settings.connection.clone();
-        let metrics = metrics.lane(index, &shared.input);
-        let (shared, active, stop, gate) = (Arc::clone(&shared), Arc::clone(active), stop.clone(), Arc::clone(&gate));
+        let (shared, active, metrics) = (Arc::clone(&shared), Arc::clone(active), Arc::clone(metrics));
+        let (stop, gate) = (stop.clone(), Arc::clone(&gate));
         lanes.push(spawn(format!("lane-{index}"), move || {
-            let lane = Lane::new(&connection, index, shared, active, metrics, pulse, Arc::clone(&gate));
+            let lane = lane::until_final(&stop, || {
+                let (shared, active, pulse) = (Arc::clone(&shared), Arc::clone(&active), Arc::clone(&pulse));
+                let metrics = metrics.lane(index, &shared.input);
+                Lane::new(&connection, index, shared, active, metrics, pulse, Arc::clone(&gate))
+            });
             let ended = lane.and_then(|lane| lane.run(&connection, &stop));
             // However it ended, the others need not wait for it.
             gate.arrive();
