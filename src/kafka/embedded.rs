@@ -8,6 +8,11 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
 use super::Error;
+use super::settings::{Connection, PropertyError};
+
+/// Once a group is formed, a further member is let in only when the session timeout is nearly over: a lane that comes a moment
+/// late would keep its siblings waiting for the usual three quarters of a minute.
+const SESSION_TIMEOUT: &str = "session.timeout.ms=6000";
 
 /// A broker inside this process; it ends when this is dropped.
 pub struct EmbeddedBroker(MockCluster<'static, DefaultProducerContext>);
@@ -23,9 +28,13 @@ impl EmbeddedBroker {
         Ok(EmbeddedBroker(cluster))
     }
 
-    /// Its address, for any Kafka client.
-    pub fn brokers(&self) -> String {
-        self.0.bootstrap_servers()
+    /// How to reach it, with the user's `KEY=VALUE` properties.
+    ///
+    /// # Errors
+    /// As [`Connection::new`].
+    pub fn connection(&self, properties: &[String]) -> Result<Connection, PropertyError> {
+        let properties = [&[SESSION_TIMEOUT.to_owned()], properties].concat();
+        Connection::new(&self.0.bootstrap_servers(), &properties)
     }
 
     /// Creates a topic.

@@ -152,7 +152,7 @@ fn cluster(common: &cli::Common, names: &Names) -> Result<(Connection, Option<Em
     for topic in names.specs() {
         embedded.create_topic(&topic.name, topic.partitions)?;
     }
-    let connection = Connection::new(&embedded.brokers(), &common.properties).map_err(config::ConfigError::from)?;
+    let connection = embedded.connection(&common.properties).map_err(config::ConfigError::from)?;
     Ok((connection, Some(embedded)))
 }
 
