@@ -103,7 +103,7 @@ pub enum Verb {
     /// Publish a model file as a new version on the model log.
     Publish(Publish),
     /// Score every record of an input topic with the newest version of a model.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Score a CSV or JSON-lines file without a serving process; JSON lines on stdout.
     Predict(Predict),
     /// Look at the model log.
@@ -286,18 +286,45 @@ pub struct Serve {
     /// Threads, each with a consumer and a producer of its own. Partitions are spread over the lanes of all processes.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub lanes: u16,
-    /// What is promised when something dies. `at-least-once`: no record is lost, some may be predicted twice. `exactly-once`
-    /// (a preview): outputs and offsets are one Kafka transaction; readers need `isolation.level=read_committed`.
-    #[arg(long, default_value = "at-least-once", value_parser = PossibleValuesParser::new(["at-least-once", "exactly-once"]))]
+    /// What is promised when something dies. `exactly-once`: each record has one prediction or one dead letter; outputs and
+    /// offsets are one Kafka transaction, and readers need `isolation.level=read_committed`. `at-least-once`: no record is lost,
+    /// some may be predicted twice; for brokers without transactions.
+    #[arg(long, default_value = "exactly-once", value_parser = PossibleValuesParser::new(["exactly-once", "at-least-once"]))]
     pub delivery: String,
     /// What tells this process from the others of its group; part of its transactional ids. With the same name after a crash it
     /// ends at once what its predecessor left open, otherwise that takes ten seconds
     /// [default: host and port of `--listen`, or host and process where the port is 0].
     #[arg(long, value_name = "NAME")]
     pub instance: Option<String>,
-    /// How often finished offsets are committed; earlier when the input is idle.
-    #[arg(long, default_value = "100ms", value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub commit_interval: Duration,
+    /// Lanes are static members of the group, named after `--instance`: a restart within the session timeout is no rebalance. A
+    /// process that is gone for good keeps its partitions until then.
+    #[arg(long)]
+    pub static_membership: bool,
+    /// For answers within milliseconds: commits every 10 ms, sends at once.
+    #[arg(long, group = "profile")]
+    pub latency: bool,
+    /// Between the two [the default]: commits every 100 ms.
+    #[arg(long, group = "profile")]
+    pub balanced: bool,
+    /// For the most records per second: commits every second, sends larger batches.
+    #[arg(long, group = "profile")]
+    pub throughput: bool,
+    /// How often finished records are committed; earlier when the input is idle [default: the profile's].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub commit_interval: Option<Duration>,
+    /// Commit at the latest after this many records.
+    #[arg(long, default_value_t = 50_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub commit_records: u64,
+    /// Commit at the latest after this many bytes of outputs.
+    #[arg(long, default_value_t = 32 * 1024 * 1024, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=1_073_741_824))]
+    pub commit_bytes: u64,
+    /// The largest share of dead letters, of at least 100 records in ten to twenty seconds, that does not stop the flow; 1 never
+    /// stops it.
+    #[arg(long, default_value_t = 0.9, value_name = "SHARE")]
+    pub dead_letter_share_max: f64,
+    /// How long a lane may make no progress although records wait; then the process exits with code 9.
+    #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub stall_timeout: Duration,
     /// Where a partition starts whose committed offset no longer exists. A group that has committed nothing yet starts at the
     /// earliest record, or at the latest with `latest`; `error` stops when a committed offset was deleted.
     #[arg(long, default_value = "error", value_parser = PossibleValuesParser::new(["error", "earliest", "latest"]))]
@@ -324,7 +351,7 @@ pub struct Serve {
     /// The most records that a lane scores together.
     #[arg(long, default_value_t = 2_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch_records: u32,
-    /// How long a stopping process finishes what it has; then it exits with code 1.
+    /// How long a stopping process finishes what it has; then it exits with code 4 when the broker is away, 1 when a lane hangs.
     #[arg(long, default_value = "25s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub drain_timeout: Duration,
     /// Where `/metrics`, `/live`, `/ready`, `/status` are served; port 0 takes a free one.

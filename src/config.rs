@@ -11,11 +11,14 @@ use crate::kafka::settings::PropertyError;
 use crate::pipeline::{AvroFraming, InputFormat, OutputFormat};
 use crate::registry::state::SelectorError;
 use crate::registry::{Selector, Topics};
+use crate::serve::delivery::CommitLimits;
 use crate::serve::lane::LaneSettings;
 use crate::serve::{self};
 
 /// The longest commit interval: what is not committed is done again after a crash.
 pub const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// The shortest patience of the watchdog: more than any wait for a broker within a lane's turn.
+pub const STALL_TIMEOUT_MIN: Duration = Duration::from_secs(15);
 /// The largest schema file that is read.
 const SCHEMA_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -70,11 +73,24 @@ pub fn serve(common: &cli::Common, serve: &cli::Serve) -> Result<serve::Settings
     let selector = selector(&serve.model)?;
     let dead_letters = serve.dead_letters.clone().unwrap_or_else(|| dead_letters_of(&serve.input));
     check_topics(&serve.input, &serve.output, &dead_letters)?;
-    if serve.commit_interval.is_zero() || serve.commit_interval > COMMIT_INTERVAL_MAX {
+    let profile = Profile::of(serve);
+    let commit_interval = serve.commit_interval.unwrap_or(profile.commit_interval);
+    if commit_interval.is_zero() || commit_interval > COMMIT_INTERVAL_MAX {
         return Err(ConfigError::Relation(format!(
-            "--commit-interval {:?}: expected more than 0 and at most {COMMIT_INTERVAL_MAX:?}",
-            serve.commit_interval
+            "--commit-interval {commit_interval:?}: expected more than 0 and at most {COMMIT_INTERVAL_MAX:?}"
         )));
+    }
+    if !(serve.dead_letter_share_max > 0.0 && serve.dead_letter_share_max <= 1.0) {
+        let rule =
+            format!("--dead-letter-share-max {}: expected more than 0 and at most 1", serve.dead_letter_share_max);
+        return Err(ConfigError::Relation(rule));
+    }
+    if serve.stall_timeout < STALL_TIMEOUT_MIN {
+        let rule = format!(
+            "--stall-timeout {:?}: expected at least {STALL_TIMEOUT_MIN:?}, as long as a lane may wait for a broker",
+            serve.stall_timeout
+        );
+        return Err(ConfigError::Relation(rule));
     }
     let group = serve.group.clone().unwrap_or_else(|| format!("modelstream.{}.{}", selector.model, serve.input));
     let lane = LaneSettings {
@@ -86,11 +102,13 @@ pub fn serve(common: &cli::Common, serve: &cli::Serve) -> Result<serve::Settings
         batch_records: serve.batch_records as usize,
         exactly_once: serve.delivery == "exactly-once",
         instance: serve.instance.clone().unwrap_or_else(|| instance(&serve.listen)),
-        commit_interval: serve.commit_interval,
+        static_membership: serve.static_membership,
+        commit: CommitLimits { interval: commit_interval, records: serve.commit_records, bytes: serve.commit_bytes },
+        dead_letter_share_max: serve.dead_letter_share_max,
         drain_timeout: serve.drain_timeout,
     };
     Ok(serve::Settings {
-        connection: connection(common)?,
+        connection: profile.connection(common)?,
         topics: topics(common),
         selector,
         lanes: usize::from(serve.lanes),
@@ -98,7 +116,31 @@ pub fn serve(common: &cli::Common, serve: &cli::Serve) -> Result<serve::Settings
         input_format: input_format(serve)?,
         output_format: output_format(serve),
         listen: address(&serve.listen)?,
+        stall_timeout: serve.stall_timeout,
     })
+}
+
+/// What `--latency`, `--balanced` and `--throughput` set.
+struct Profile {
+    commit_interval: Duration,
+    linger: &'static str,
+}
+
+impl Profile {
+    fn of(serve: &cli::Serve) -> Profile {
+        let (millis, linger) = match serve {
+            cli::Serve { latency: true, .. } => (10, "linger.ms=0"),
+            cli::Serve { throughput: true, .. } => (1_000, "linger.ms=20"),
+            cli::Serve { .. } => (100, "linger.ms=2"),
+        };
+        Profile { commit_interval: Duration::from_millis(millis), linger }
+    }
+
+    /// The user's properties come after the profile's, so they win.
+    fn connection(&self, common: &cli::Common) -> Result<Connection, ConfigError> {
+        let properties = [&[self.linger.to_owned()], common.properties.as_slice()].concat();
+        Ok(Connection::new(common.brokers(), &properties)?)
+    }
 }
 
 /// Resolves a `HOST:PORT`.

@@ -32,6 +32,8 @@ pub mod exit {
     pub const REFUSED: u8 = 7;
     /// A check failed: `--require`, `verify`, a demo that lost a record.
     pub const CHECK_FAILED: u8 = 8;
+    /// The watchdog: a lane made no progress although records waited.
+    pub const STALLED: u8 = 9;
 }
 
 /// What a verb ends with when it does not end well.
@@ -69,6 +71,7 @@ impl Error {
             | Error::Serve(crate::serve::Error::Kafka(error)) => kafka_exit_code(error),
             Error::Registry(registry::Error::Refused { .. }) | Error::Refused { .. } => exit::REFUSED,
             Error::CheckFailed(_) | Error::Train(crate::train::Error::BelowTheBar(_)) => exit::CHECK_FAILED,
+            Error::Serve(crate::serve::Error::Stalled { .. }) => exit::STALLED,
             Error::Registry(_) | Error::Serve(_) | Error::Train(_) | Error::Io { .. } | Error::Data(_) => 1,
         }
     }
@@ -80,7 +83,8 @@ fn kafka_exit_code(error: &kafka::Error) -> u8 {
         kafka::Error::Unreachable { .. } | kafka::Error::TimedOut { .. } => exit::UNREACHABLE,
         kafka::Error::NotAuthorised { .. } => exit::NOT_AUTHORISED,
         kafka::Error::Fenced { .. } => exit::FENCED,
-        kafka::Error::NoTopic { .. }
+        kafka::Error::NoTransactions { .. }
+        | kafka::Error::NoTopic { .. }
         | kafka::Error::OffsetGone { .. }
         | kafka::Error::Abortable { .. }
         | kafka::Error::Other { .. } => 1,

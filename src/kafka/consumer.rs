@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
@@ -20,7 +20,7 @@ use rdkafka_sys as sys;
 
 use super::Error;
 use super::context::{self, Statistics};
-use super::settings::{Connection, REQUEST_TIMEOUT};
+use super::settings::Connection;
 
 /// Where a partition starts when its group has no valid committed offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +126,20 @@ impl<'c> Record<'c> {
 pub(super) struct GroupMetadata(*mut sys::rd_kafka_consumer_group_metadata_t);
 
 impl GroupMetadata {
+    /// Whether it speaks of a member at all. After a session timeout librdkafka has neither a member id nor a generation until
+    /// it has joined again, and a broker takes offsets without them from anyone, as it must from clients before KIP-447: a
+    /// zombie that sent them would not be fenced.
+    pub(super) fn is_of_a_member(&self) -> bool {
+        if self.0.is_null() {
+            return false;
+        }
+        // SAFETY: the object is ours and alive; the member id is a string that lives as long as it does.
+        unsafe {
+            let member = sys::rd_kafka_consumer_group_metadata_member_id(self.0);
+            sys::rd_kafka_consumer_group_metadata_generation_id(self.0) >= 0 && !member.is_null() && *member != 0
+        }
+    }
+
     pub(super) fn as_ptr(&self) -> *const sys::rd_kafka_consumer_group_metadata_t {
         self.0
     }
@@ -210,6 +224,12 @@ fn answer_at_close<C: ConsumerContext>(
     }
 }
 
+/// Those that are numbers; not the beginning or the end, which the broker has yet to tell.
+fn known_offsets(list: &TopicPartitionList) -> Vec<(i32, i64)> {
+    let known = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
+    list.elements().iter().filter_map(|element| Some((element.partition(), known(element.offset())?))).collect()
+}
+
 /// A member of a consumer group on one topic. Polled by one thread. Dropping it leaves the group.
 pub struct GroupConsumer {
     inner: BaseConsumer<GroupContext>,
@@ -235,11 +255,18 @@ impl Drop for GroupConsumer {
 }
 
 impl GroupConsumer {
-    /// Joins `group` on `topic`; the first [`Event::Assigned`] tells what it was given.
+    /// Joins `group` on `topic`, as the static member `member` where it is named; the first [`Event::Assigned`] tells what it
+    /// was given.
     ///
     /// # Errors
     /// When a setting is not valid. A broker that is away is no error here: librdkafka keeps trying.
-    pub fn join(connection: &Connection, group: &str, topic: &str, reset: OffsetReset) -> Result<Self, Error> {
+    pub fn join(
+        connection: &Connection,
+        group: &str,
+        member: Option<&str>,
+        topic: &str,
+        reset: OffsetReset,
+    ) -> Result<Self, Error> {
         // A partition without a committed offset never starts by this: `assign` gives each partition its start.
         let policy = match reset {
             OffsetReset::Error => "error",
@@ -252,7 +279,7 @@ impl GroupConsumer {
             events: Mutex::new(VecDeque::new()),
             closing: AtomicBool::new(false),
         };
-        let config = connection.group_consumer(group, policy);
+        let config = connection.group_consumer(group, member, policy);
         let failed = |error: &KafkaError| Error::new(format!("joining group {group}"), connection.brokers(), error);
         let inner = BaseConsumer::from_config_and_context(&config, context).map_err(|error| failed(&error))?;
         inner.subscribe(&[topic]).map_err(|error| failed(&error))?;
@@ -318,24 +345,33 @@ impl GroupConsumer {
         }
     }
 
-    /// Takes `partitions`, each from the group's committed offset or, where it has none, from where the policy says.
+    /// Takes `partitions`, each from the group's committed offset or, where it has none, from where the policy says; the
+    /// offsets, where they are known.
     ///
     /// # Errors
-    /// When the committed offsets cannot be read within [`REQUEST_TIMEOUT`].
-    pub fn assign(&self, partitions: &[i32]) -> Result<(), Error> {
-        let (starts, failure) = match self.start_offsets(partitions) {
+    /// When the committed offsets cannot be read within `wait`. The partitions are taken even so, because the group waits for
+    /// that, and have to be moved with [`GroupConsumer::rewind`] before anything is fetched from them.
+    pub fn assign(&self, partitions: &[i32], wait: Duration) -> Result<Vec<(i32, i64)>, Error> {
+        let (starts, failure) = match self.start_offsets(partitions, wait) {
             Ok(starts) => (starts, None),
-            // The group waits for an answer in any case; the caller drops this consumer.
             Err(failure) => (self.list(partitions), Some(failure)),
         };
         let result = match self.inner.rebalance_protocol() {
             RebalanceProtocol::Cooperative => self.inner.incremental_assign(&starts),
             RebalanceProtocol::Eager | RebalanceProtocol::None => self.inner.assign(&starts),
         };
-        if let Some(failure) = failure {
-            return Err(failure);
+        result.map_err(|error| {
+            // Whoever sees this joins anew.
+            let doing = format!("taking partitions of {}", self.topic);
+            Error::Other { doing, cause: error.to_string(), fatal: true }
+        })?;
+        match failure {
+            None => Ok(known_offsets(&starts)),
+            Some(failure) => {
+                self.pause(partitions);
+                Err(failure)
+            }
         }
-        result.map_err(|error| Error::new(format!("taking partitions of {}", self.topic), &self.brokers, &error))
     }
 
     /// Gives `partitions` back.
@@ -347,20 +383,18 @@ impl GroupConsumer {
             RebalanceProtocol::Cooperative => self.inner.incremental_unassign(&self.list(partitions)),
             RebalanceProtocol::Eager | RebalanceProtocol::None => self.inner.unassign(),
         };
-        result.map_err(|error| Error::new(format!("giving partitions of {} back", self.topic), &self.brokers, &error))
+        result.map_err(|error| {
+            let doing = format!("giving partitions of {} back", self.topic);
+            Error::Other { doing, cause: error.to_string(), fatal: true }
+        })
     }
 
-    fn start_offsets(&self, partitions: &[i32]) -> Result<TopicPartitionList, Error> {
-        let doing = || format!("reading the committed offsets of {}", self.topic);
-        let deadline = Instant::now() + REQUEST_TIMEOUT;
-        let committed = loop {
-            // A transaction that is still open on these offsets (UNSTABLE_OFFSET_COMMIT) is awaited inside.
-            match self.inner.committed_offsets(self.list(partitions), REQUEST_TIMEOUT) {
-                Ok(committed) => break committed,
-                Err(error) if Instant::now() >= deadline => return Err(Error::new(doing(), &self.brokers, &error)),
-                Err(_) => std::thread::sleep(Duration::from_millis(100)),
-            }
+    fn start_offsets(&self, partitions: &[i32], wait: Duration) -> Result<TopicPartitionList, Error> {
+        let failed = |error: &KafkaError| {
+            Error::new(format!("reading the committed offsets of {}", self.topic), &self.brokers, error)
         };
+        // A transaction that is still open on these offsets (UNSTABLE_OFFSET_COMMIT) is awaited inside.
+        let committed = self.inner.committed_offsets(self.list(partitions), wait).map_err(|error| failed(&error))?;
         let mut starts = TopicPartitionList::with_capacity(partitions.len());
         for element in committed.elements() {
             let start = match (element.offset(), self.reset) {
@@ -368,9 +402,8 @@ impl GroupConsumer {
                 (_, OffsetReset::Error | OffsetReset::Earliest) => Offset::Beginning,
                 (_, OffsetReset::Latest) => Offset::End,
             };
-            starts
-                .add_partition_offset(&self.topic, element.partition(), start)
-                .map_err(|error| Error::new(doing(), &self.brokers, &error))?;
+            element.error().map_err(|error| failed(&error))?;
+            starts.add_partition_offset(&self.topic, element.partition(), start).map_err(|error| failed(&error))?;
         }
         Ok(starts)
     }
@@ -379,18 +412,18 @@ impl GroupConsumer {
     /// memory, says where to go on.
     ///
     /// # Errors
-    /// When the committed offsets cannot be read, or a partition cannot be moved.
-    pub fn rewind(&self, partitions: &[i32]) -> Result<(), Error> {
+    /// When the committed offsets cannot be read within `wait`, or a partition cannot be moved: then try again.
+    pub fn rewind(&self, partitions: &[i32], wait: Duration) -> Result<Vec<(i32, i64)>, Error> {
         if partitions.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let failed = |error: &KafkaError| {
             Error::new(format!("going back to the committed offsets of {}", self.topic), &self.brokers, error)
         };
-        let starts = self.start_offsets(partitions)?;
-        let moved = self.inner.seek_partitions(starts, REQUEST_TIMEOUT).map_err(|error| failed(&error))?;
+        let starts = self.start_offsets(partitions, wait)?;
+        let moved = self.inner.seek_partitions(starts, wait).map_err(|error| failed(&error))?;
         let refused = moved.elements().iter().find_map(|element| element.error().err());
-        refused.map_or(Ok(()), |error| Err(failed(&error)))
+        refused.map_or_else(|| Ok(known_offsets(&moved)), |error| Err(failed(&error)))
     }
 
     /// Which member of which generation of the group this consumer is now.

@@ -40,6 +40,8 @@ pub(super) fn parse_statistics(json: &[u8], topic: &str) -> Option<Statistics> {
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     use RDKafkaLogLevel as Level;
     match level {
+        // A user's property goes to consumers and producers alike; that one of them has no use for it is no news.
+        _ if facility == "CONFWARN" => tracing::debug!(target: "librdkafka", facility, "{line}"),
         Level::Emerg | Level::Alert | Level::Critical | Level::Error => {
             tracing::warn!(target: "librdkafka", facility, "{line}");
         }

@@ -5,11 +5,13 @@
 //! - [`producer`]: a polled producer, with flush and commit that do not wait longer than they must
 //! - [`reader`]: reads the partitions of a topic to the end and on, without a group
 //! - [`admin`]: topics and their sizes
+//! - [`fault`]: what an error means, and what is to be done about it
 //! - [`embedded`]: librdkafka's in-process broker, for the demo and quick tests
 
 pub mod admin;
 pub mod consumer;
 pub mod embedded;
+pub mod fault;
 pub mod producer;
 pub mod reader;
 pub mod settings;
@@ -19,6 +21,7 @@ mod context;
 pub use context::Statistics;
 pub use settings::Connection;
 
+use fault::Kind;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// What went wrong with Kafka, as far as a caller can act on it.
@@ -45,8 +48,10 @@ pub enum Error {
         /// librdkafka's words.
         cause: String,
     },
-    /// Another producer took over the transactional id.
-    #[error("{doing}: another process with the same transactional id took over ({cause})")]
+    /// A twin took over: another producer with the transactional id, or another static member with the instance id.
+    #[error(
+        "{doing}: another process with the same name took over ({cause}); give each its own --instance, or let one of them stay stopped"
+    )]
     Fenced {
         /// What was attempted.
         doing: String,
@@ -58,6 +63,14 @@ pub enum Error {
     Abortable {
         /// What was attempted.
         doing: String,
+        /// librdkafka's words.
+        cause: String,
+    },
+    /// The cluster has no transactions, or not those that a consumer group needs (Kafka 2.5).
+    #[error(
+        "the brokers have no transactions that commit a group's offsets ({cause}); serve with --delivery at-least-once"
+    )]
+    NoTransactions {
         /// librdkafka's words.
         cause: String,
     },
@@ -98,40 +111,25 @@ pub enum Error {
 impl Error {
     /// Sorts an rdkafka error by what a caller can do about it.
     fn new(doing: impl Into<String>, brokers: &str, error: &KafkaError) -> Error {
-        use RDKafkaErrorCode as Code;
         let doing = doing.into();
         let cause = error.to_string();
         if let KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) = error {
             return Error::Setting(cause);
         }
         match error.rdkafka_error_code() {
-            Some(
-                Code::BrokerTransportFailure
-                | Code::AllBrokersDown
-                | Code::Resolve
-                | Code::OperationTimedOut
-                | Code::MessageTimedOut
-                | Code::BrokerNotAvailable
-                | Code::NetworkException
-                | Code::RequestTimedOut
-                | Code::CoordinatorNotAvailable
-                | Code::CoordinatorLoadInProgress,
-            ) => Error::Unreachable { doing, brokers: brokers.to_owned(), cause },
-            Some(
-                Code::TopicAuthorizationFailed
-                | Code::GroupAuthorizationFailed
-                | Code::ClusterAuthorizationFailed
-                | Code::TransactionalIdAuthorizationFailed
-                | Code::SaslAuthenticationFailed
-                | Code::Authentication,
-            ) => Error::NotAuthorised { doing, cause },
-            Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::FencedInstanceId) => {
-                Error::Fenced { doing, cause }
-            }
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-                Error::NoTopic { doing }
-            }
+            Some(code) if fault::kind(code) != Kind::Other => Error::of_code(doing, brokers, code, cause),
             _ => Error::Other { doing, cause, fatal: matches!(error, KafkaError::MessageConsumptionFatal(_)) },
+        }
+    }
+
+    /// The error that a code stands for, with librdkafka's words for it.
+    fn of_code(doing: String, brokers: &str, code: RDKafkaErrorCode, cause: String) -> Error {
+        match fault::kind(code) {
+            Kind::Unreachable => Error::Unreachable { doing, brokers: brokers.to_owned(), cause },
+            Kind::NotAuthorised => Error::NotAuthorised { doing, cause },
+            Kind::Fenced => Error::Fenced { doing, cause },
+            Kind::NoTopic => Error::NoTopic { doing },
+            Kind::Unsupported | Kind::Other => Error::Other { doing, cause, fatal: false },
         }
     }
 }

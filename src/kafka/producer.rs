@@ -16,6 +16,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProd
 use rdkafka_sys as sys;
 
 use super::consumer::{GroupConsumer, Record};
+use super::fault::{self, Call, Kind, Symptom, Verdict};
 use super::settings::Connection;
 use super::{Error, context};
 
@@ -37,6 +38,18 @@ pub struct Outgoing<'a> {
     pub timestamp_ms: Option<i64>,
     /// The headers.
     pub headers: Headers,
+}
+
+impl Outgoing<'_> {
+    /// The bytes of key and value.
+    pub fn len(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len)
+    }
+
+    /// Whether it has neither key nor value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Headers of a record to send.
@@ -149,8 +162,8 @@ impl Producer {
         Producer::create(connection, &connection.producer())
     }
 
-    /// A transactional producer; waits until the cluster has fenced the former owner of `transactional_id` and ended its
-    /// transaction. The broker aborts a transaction that stays open longer than `timeout`.
+    /// A transactional producer that owns its id: see [`Producer::take_over`], for which it waits as long as a transaction may
+    /// take.
     ///
     /// # Errors
     /// When a setting is not valid, no broker answers in time, or the cluster refuses.
@@ -159,13 +172,36 @@ impl Producer {
         transactional_id: &str,
         timeout: Duration,
     ) -> Result<Producer, Error> {
+        let producer = Producer::transactional_later(connection, transactional_id, timeout)?;
+        producer.take_over(timeout)?;
+        Ok(producer)
+    }
+
+    /// A transactional producer that has yet to take its id over. The broker aborts a transaction that stays open longer than
+    /// `timeout`.
+    ///
+    /// # Errors
+    /// When a setting is not valid.
+    pub fn transactional_later(
+        connection: &Connection,
+        transactional_id: &str,
+        timeout: Duration,
+    ) -> Result<Producer, Error> {
         let mut producer = Producer::create(connection, &connection.transactional_producer(transactional_id, timeout))?;
         producer.transaction_timeout = timeout;
-        producer.transaction("taking over the transactional id", |client, timeout| {
+        Ok(producer)
+    }
+
+    /// Waits until the cluster has fenced the former owner of the transactional id and ended its transaction. May be called
+    /// again when it was not done in time.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when it is not done in time; [`Error::NoTransactions`]; when the cluster refuses.
+    pub fn take_over(&self, wait: Duration) -> Result<(), Error> {
+        self.transaction(Call::TakeOver, wait, |client, timeout| {
             // SAFETY: the client lives as long as the producer.
             unsafe { sys::rd_kafka_init_transactions(client, timeout) }
-        })?;
-        Ok(producer)
+        })
     }
 
     fn create(connection: &Connection, config: &ClientConfig) -> Result<Producer, Error> {
@@ -194,10 +230,25 @@ impl Producer {
             Ok(()) => Ok(Sent::Accepted),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(Sent::Full),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => Ok(Sent::TooLarge),
-            Err((error, record)) => {
-                Err(Error::new(format!("sending a record to {}", record.topic), &self.brokers, &error))
-            }
+            Err((error, record)) => Err(self.send_error(format!("sending a record to {}", record.topic), &error)),
         }
+    }
+
+    fn send_error(&self, doing: String, error: &KafkaError) -> Error {
+        match error.rdkafka_error_code() {
+            // A delivery of this transaction failed, and librdkafka takes no more for it.
+            Some(RDKafkaErrorCode::State) if self.is_transactional() => {
+                Error::Abortable { doing, cause: error.to_string() }
+            }
+            Some(RDKafkaErrorCode::Fatal) => {
+                self.fatal_error(&doing).unwrap_or_else(|| Error::new(doing, &self.brokers, error))
+            }
+            _ => Error::new(doing, &self.brokers, error),
+        }
+    }
+
+    fn is_transactional(&self) -> bool {
+        !self.transaction_timeout.is_zero()
     }
 
     /// As [`Producer::send`], waiting for room until `deadline`. `make` builds the record for each attempt.
@@ -251,7 +302,7 @@ impl Producer {
     /// Why the producer is of no use any more, if it is: fenced, for example.
     pub fn fatal_error(&self, doing: &str) -> Option<Error> {
         let (code, text) = self.inner.client().fatal_error()?;
-        Some(CallError { code, text, retriable: false, abortable: false }.into_error(doing, &self.brokers))
+        Some(Error::of_code(doing.to_owned(), &self.brokers, code, text))
     }
 
     /// Where the tagged records ended up that were delivered since the last call.
@@ -262,9 +313,9 @@ impl Producer {
     /// Begins a transaction.
     ///
     /// # Errors
-    /// When one is open already, or the producer was fenced.
+    /// When one is open already, or the producer is of no use any more.
     pub fn begin_transaction(&self) -> Result<(), Error> {
-        self.transaction("beginning a transaction", |client, _| {
+        self.transaction(Call::Begin, self.transaction_timeout, |client, _| {
             // SAFETY: the client lives as long as the producer.
             unsafe { sys::rd_kafka_begin_transaction(client) }
         })
@@ -278,7 +329,11 @@ impl Producer {
     pub fn send_offsets(&self, consumer: &GroupConsumer, next: impl Iterator<Item = (i32, i64)>) -> Result<(), Error> {
         let offsets = consumer.offsets(next)?;
         let metadata = consumer.group_metadata();
-        self.transaction("adding offsets to the transaction", |client, timeout| {
+        if !metadata.is_of_a_member() {
+            let cause = "this consumer is no member of the group at the moment".to_owned();
+            return Err(Error::Abortable { doing: Call::AddOffsets.doing().to_owned(), cause });
+        }
+        self.transaction(Call::AddOffsets, self.transaction_timeout, |client, timeout| {
             // SAFETY: client, list and metadata live as long as the call, which copies what it needs.
             unsafe { sys::rd_kafka_send_offsets_to_transaction(client, offsets.ptr(), metadata.as_ptr(), timeout) }
         })
@@ -287,9 +342,9 @@ impl Producer {
     /// Delivers what was sent and commits the transaction.
     ///
     /// # Errors
-    /// When it was not committed, or its outcome is not known.
+    /// [`Error::Abortable`] when it cannot be committed; any other error leaves open whether it was.
     pub fn commit_transaction(&self) -> Result<(), Error> {
-        self.transaction("committing the transaction", |client, timeout| {
+        self.transaction(Call::Commit, self.transaction_timeout, |client, timeout| {
             // SAFETY: the client lives as long as the producer; its thread polls the reports, as the call demands.
             unsafe { sys::rd_kafka_commit_transaction(client, timeout) }
         })
@@ -300,38 +355,49 @@ impl Producer {
     /// # Errors
     /// When even that is not possible; the broker aborts it after the transaction's timeout.
     pub fn abort_transaction(&self) -> Result<(), Error> {
-        self.transaction("aborting the transaction", |client, timeout| {
+        self.transaction(Call::Abort, self.transaction_timeout, |client, timeout| {
             // SAFETY: as for the commit.
             unsafe { sys::rd_kafka_abort_transaction(client, timeout) }
         })
     }
 
-    /// Repeats a transactional call while librdkafka says that it may succeed when repeated, until the transaction's deadline.
+    /// Makes a call, and repeats it as long as that is the verdict, until `patience` ends.
     fn transaction(
         &self,
-        doing: &str,
-        call: impl Fn(*mut sys::rd_kafka_t, i32) -> *mut sys::rd_kafka_error_t,
+        call: Call,
+        patience: Duration,
+        attempt: impl Fn(*mut sys::rd_kafka_t, i32) -> *mut sys::rd_kafka_error_t,
     ) -> Result<(), Error> {
-        let deadline = Instant::now() + self.transaction_timeout;
+        let deadline = Instant::now() + patience;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
-            match CallError::take(call(self.inner.client().native_ptr(), millis)) {
-                None => return Ok(()),
-                Some(error) if error.retriable && !left.is_zero() => std::thread::sleep(FULL_RETRY),
-                Some(error) => return Err(error.into_error(doing, &self.brokers)),
+            let Some(error) = CallError::take(attempt(self.inner.client().native_ptr(), millis)) else { return Ok(()) };
+            match fault::judge(call, error.symptom, Instant::now() < deadline) {
+                Verdict::Retry => std::thread::sleep(FULL_RETRY),
+                verdict => return Err(self.error(call, verdict, error)),
             }
+        }
+    }
+
+    fn error(&self, call: Call, verdict: Verdict, error: CallError) -> Error {
+        let (doing, code, cause) = (call.doing().to_owned(), error.symptom.code, error.text);
+        match verdict {
+            Verdict::Abortable => Error::Abortable { doing, cause },
+            Verdict::Refused if fault::kind(code) == Kind::Unsupported => Error::NoTransactions { cause },
+            Verdict::Refused | Verdict::Retry => Error::of_code(doing, &self.brokers, code, cause),
+            Verdict::Unsettled if fault::kind(code) == Kind::Unreachable => {
+                Error::of_code(doing, &self.brokers, code, cause)
+            }
+            Verdict::Unsettled => Error::Other { doing, cause, fatal: false },
         }
     }
 }
 
 /// A transactional call's error, read out of librdkafka's object.
 struct CallError {
-    code: RDKafkaErrorCode,
+    symptom: Symptom,
     text: String,
-    retriable: bool,
-    /// The transaction cannot be committed any more.
-    abortable: bool,
 }
 
 impl CallError {
@@ -342,29 +408,14 @@ impl CallError {
         }
         // SAFETY: the object is ours until it is destroyed below, and its text lives as long as it does.
         unsafe {
-            let taken = CallError {
+            let symptom = Symptom {
                 code: sys::rd_kafka_error_code(error).into(),
-                text: CStr::from_ptr(sys::rd_kafka_error_string(error)).to_string_lossy().into_owned(),
                 retriable: sys::rd_kafka_error_is_retriable(error) != 0,
                 abortable: sys::rd_kafka_error_txn_requires_abort(error) != 0,
             };
+            let text = CStr::from_ptr(sys::rd_kafka_error_string(error)).to_string_lossy().into_owned();
             sys::rd_kafka_error_destroy(error);
-            Some(taken)
+            Some(CallError { symptom, text })
         }
-    }
-
-    fn into_error(self, doing: &str, brokers: &str) -> Error {
-        if self.abortable {
-            return Error::Abortable { doing: doing.to_owned(), cause: self.text };
-        }
-        let mut error = Error::new(doing, brokers, &KafkaError::Global(self.code));
-        if let Error::Unreachable { cause, .. }
-        | Error::NotAuthorised { cause, .. }
-        | Error::Fenced { cause, .. }
-        | Error::Other { cause, .. } = &mut error
-        {
-            *cause = self.text;
-        }
-        error
     }
 }

@@ -28,10 +28,11 @@ pub const PRODUCE_QUEUE_KIB: u32 = 32 * 1024;
 pub const PRODUCE_QUEUE_RECORDS: u32 = 100_000;
 
 /// Properties that are ours: a promise rests on them, or they load code.
-const RESERVED: [(&str, &str); 15] = [
+const RESERVED: [(&str, &str); 16] = [
     ("bootstrap.servers", "use --brokers"),
     ("metadata.broker.list", "use --brokers"),
     ("group.id", "use --group"),
+    ("group.instance.id", "use --static-membership and --instance"),
     ("enable.auto.commit", "offsets are committed after delivery"),
     ("enable.auto.offset.store", "offsets are committed after delivery"),
     ("isolation.level", "records of aborted transactions must stay unseen"),
@@ -98,10 +99,10 @@ impl Connection {
     }
 
     /// A member of a consumer group that commits what we tell it, when we tell it.
-    pub(super) fn group_consumer(&self, group: &str, offset_reset: &str) -> ClientConfig {
+    pub(super) fn group_consumer(&self, group: &str, member: Option<&str>, offset_reset: &str) -> ClientConfig {
         let (session, poll) = (millis(SESSION_TIMEOUT), millis(MAX_POLL_INTERVAL));
         let (statistics, queue) = (millis(STATISTICS_INTERVAL), FETCH_QUEUE_KIB.to_string());
-        self.client(&[
+        let mut config = self.client(&[
             ("group.id", group),
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
@@ -118,7 +119,11 @@ impl Connection {
             // The broker answers as soon as it has anything; with more it waits and throughput falls by two thirds.
             ("fetch.wait.max.ms", "50"),
             ("queued.min.messages", "100000"),
-        ])
+        ]);
+        if let Some(member) = member {
+            config.set("group.instance.id", member);
+        }
+        config
     }
 
     /// A reader without a group: every byte is checked, ends of partitions are told.

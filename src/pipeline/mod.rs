@@ -17,6 +17,8 @@ pub mod encode;
 mod features;
 pub mod record;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 pub use decode::{AvroFraming, CsvColumns, InputFormat};
 pub use encode::OutputFormat;
 pub use record::{DeadLetter, Reason};
@@ -73,6 +75,9 @@ impl ServedModel {
         self.encoder.bytes_max()
     }
 }
+
+/// The message of a dead letter whose record made the scoring panic.
+const PANICKED: &str = "scoring this record panicked";
 
 /// What became of one record.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -157,7 +162,8 @@ impl Scorer {
 
     /// Scores the rows of the block.
     ///
-    /// A panic of the model passes through; after it, [`Scorer::fail_rows`] ends the batch or [`Scorer::reset`] drops it.
+    /// A panic of the model passes through; after it, [`Scorer::isolate`] begins the batch anew, [`Scorer::fail_rows`] ends it,
+    /// or [`Scorer::reset`] drops it.
     pub fn predict(&mut self, served: &ServedModel) {
         served.model.predict(&self.block, &mut self.predictions);
     }
@@ -182,11 +188,38 @@ impl Scorer {
         }
     }
 
-    /// Makes each record that is a row of the block a dead letter, instead of scoring it: what is left to do after a panic
-    /// of the model. Scoring the records one by one first finds those that do not panic.
+    /// Makes each record that is a row of the block a dead letter, instead of scoring it.
     pub fn fail_rows(&mut self, message: &str) {
         for place in self.places.iter_mut().filter(|place| matches!(place, Place::Row)) {
             *place = Place::DeadLetter(DeadLetter::new(Reason::ModelError, message));
+        }
+    }
+
+    /// Begins a batch anew whose scoring panicked, and ends it: each record is tried alone, those that panic are dead letters,
+    /// the others are scored together.
+    pub fn isolate<'a>(&mut self, served: &ServedModel, payloads: impl IntoIterator<Item = Option<&'a [u8]>> + Clone) {
+        let panics: Vec<bool> = payloads
+            .clone()
+            .into_iter()
+            .map(|payload| {
+                let alone = || drop(Scorer::new().score(served, [payload]));
+                catch_unwind(AssertUnwindSafe(alone)).is_err()
+            })
+            .collect();
+        self.reset();
+        self.begin(served);
+        for (payload, panics) in payloads.into_iter().zip(panics) {
+            match panics {
+                true => self.places.push(Place::DeadLetter(DeadLetter::new(Reason::ModelError, PANICKED))),
+                false => self.push(served, |row| served.decoder.decode(payload, row)),
+            }
+        }
+        let together = catch_unwind(AssertUnwindSafe(|| {
+            self.predict(served);
+            self.encode(served);
+        }));
+        if together.is_err() {
+            self.fail_rows(PANICKED);
         }
     }
 
@@ -247,8 +280,6 @@ mod testing;
 
 #[cfg(test)]
 mod tests {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
     use proptest::prelude::*;
 
     use super::testing::{JSON_IN, JSON_OUT, decimal, number, served, votes};

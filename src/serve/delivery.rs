@@ -1,7 +1,7 @@
 //! How finished records are promised: what is sent, and when their offsets are committed.
 //!
-//! The lane's loop knows only this: send, commit when due, settle before partitions are given back, abort or start over after
-//! a failure.
+//! The lane's loop knows only this: send, commit when due, settle before partitions are given back, abort or renew after a
+//! failure.
 //!
 //! - `at-least-once`: offsets are committed after the broker acknowledged every output.
 //! - `exactly-once`: outputs and offsets are one Kafka transaction, begun with its first output. Whatever goes wrong before its
@@ -11,13 +11,22 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::kafka::consumer::{GroupConsumer, Record};
+use crate::kafka::consumer::{BatchLimits, GroupConsumer, Record};
+use crate::kafka::fault::Remedy;
 use crate::kafka::producer::{Outgoing, Producer, Sent, UNTAGGED};
 use crate::kafka::settings::TRANSACTION_TIMEOUT;
 use crate::kafka::{self, Connection};
 
+use super::crash::{self, Point};
+
 /// How long a due commit waits for deliveries before the lane looks at its consumer again.
 const FLUSH_SLICE: Duration = Duration::from_millis(50);
+/// A transaction that failed after this long failed because it was slow: it is tried again with less.
+const SLOW_TRANSACTION: Duration = TRANSACTION_TIMEOUT.checked_div(2).expect("not by zero");
+/// The most often that failures halve what is attempted at once: 2¹⁰ of the usual limits is little enough for any line.
+const HALVINGS_MAX: u32 = 10;
+/// After this many commits in a row twice as much is attempted again.
+const COMMITS_TO_DOUBLE: u32 = 4;
 
 /// What holds when something dies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +45,39 @@ impl Promise {
         match self {
             Promise::AtLeastOnce => Producer::idempotent(connection),
             Promise::ExactlyOnce { transactional_id } => {
-                Producer::transactional(connection, transactional_id, TRANSACTION_TIMEOUT)
+                Producer::transactional_later(connection, transactional_id, TRANSACTION_TIMEOUT)
             }
+        }
+    }
+}
+
+/// What makes a commit due, whichever comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitLimits {
+    /// The time since the last one.
+    pub interval: Duration,
+    /// Finished records.
+    pub records: u64,
+    /// Bytes of their outputs.
+    pub bytes: u64,
+}
+
+/// How much is attempted at once: the limits, halved each time that a slow broker could not end a transaction in time.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
+    halvings: u32,
+    commits: u32,
+}
+
+impl Pace {
+    fn too_slow(&mut self) {
+        *self = Pace { halvings: (self.halvings + 1).min(HALVINGS_MAX), commits: 0 };
+    }
+
+    fn committed(&mut self) {
+        self.commits += 1;
+        if self.commits >= COMMITS_TO_DOUBLE {
+            *self = Pace { halvings: self.halvings.saturating_sub(1), commits: 0 };
         }
     }
 }
@@ -46,13 +86,20 @@ impl Promise {
 pub struct Delivery {
     connection: Connection,
     promise: Promise,
+    producer: Producer,
+    /// The producer may send: it has taken its transactional id over, where it has one.
+    ready: bool,
     /// A transaction was begun and not ended.
     open: bool,
-    producer: Producer,
-    interval: Duration,
+    limits: CommitLimits,
+    pace: Pace,
     progress: BTreeMap<i32, Progress>,
     /// Whether `progress` holds more than the broker was asked to commit.
     uncommitted: bool,
+    /// Records finished since the last commit.
+    records: u64,
+    /// Bytes sent since the last commit.
+    bytes: u64,
     /// Commits that the broker was asked for and has not answered.
     unanswered: u32,
     /// Of the records finished since the last commit: at most as many as the producer holds and one batch.
@@ -79,35 +126,64 @@ pub enum Commit {
 }
 
 impl Delivery {
-    /// Prepares to deliver as promised; for transactions it waits until the broker has ended a former owner's.
+    /// Prepares to deliver as promised; [`Delivery::prepare`] comes before the first output.
     ///
     /// # Errors
-    /// When a setting is not valid, or the cluster does not take the transactional id.
-    pub fn new(connection: &Connection, promise: Promise, interval: Duration) -> Result<Delivery, kafka::Error> {
+    /// When a setting is not valid.
+    pub fn new(connection: &Connection, promise: Promise, limits: CommitLimits) -> Result<Delivery, kafka::Error> {
         Ok(Delivery {
             connection: connection.clone(),
             producer: promise.producer(connection)?,
             promise,
+            ready: false,
             open: false,
-            interval,
+            limits,
+            pace: Pace::default(),
             progress: BTreeMap::new(),
             uncommitted: false,
+            records: 0,
+            bytes: 0,
             unanswered: 0,
             timestamps: Vec::new(),
             last_commit: Instant::now(),
         })
     }
 
+    /// Waits up to `wait` until outputs may be sent: with transactions, until the broker has ended what a former owner of the
+    /// transactional id left open.
+    ///
+    /// # Errors
+    /// When it is not done in time, which calls for patience; or what does not pass.
+    pub fn prepare(&mut self, wait: Duration) -> Result<(), kafka::Error> {
+        if !self.ready && self.is_transactional() {
+            match self.producer.take_over(wait) {
+                Err(failure @ kafka::Error::Other { .. }) if failure.remedy() == Remedy::Renew => {
+                    self.renew()?;
+                    return Err(failure);
+                }
+                other => other?,
+            }
+        }
+        self.ready = true;
+        Ok(())
+    }
+
     /// Hands an output to the producer, without waiting.
     ///
     /// # Errors
-    /// When the producer is of no use any more.
+    /// When the transaction cannot be committed any more, or the producer is of no use.
     pub fn send(&mut self, outgoing: Outgoing<'_>) -> Result<Sent, kafka::Error> {
         if !self.open && self.is_transactional() {
             self.producer.begin_transaction()?;
             self.open = true;
+            crash::at(Point::AfterBegin)?;
         }
-        self.producer.send(outgoing, UNTAGGED)
+        let bytes = outgoing.len() as u64;
+        let sent = self.producer.send(outgoing, UNTAGGED)?;
+        if sent == Sent::Accepted {
+            self.bytes += bytes;
+        }
+        Ok(sent)
     }
 
     /// Whether outputs and offsets are committed together.
@@ -126,6 +202,7 @@ impl Delivery {
         self.progress.insert(record.partition(), Progress { next_offset: record.offset() + 1, timestamp_ms });
         self.timestamps.extend(timestamp_ms.and_then(|timestamp| u64::try_from(timestamp).ok()));
         self.uncommitted = true;
+        self.records += 1;
     }
 
     /// How far `partition` is, where one of its records was finished.
@@ -158,14 +235,27 @@ impl Delivery {
 
     /// How long until a commit is due.
     pub fn due_in(&self) -> Duration {
-        self.interval.saturating_sub(self.last_commit.elapsed())
+        let CommitLimits { interval, records, bytes } = self.limits;
+        let halvings = self.pace.halvings;
+        if self.records >= records >> halvings || self.bytes >= bytes >> halvings {
+            return Duration::ZERO;
+        }
+        interval.saturating_sub(self.last_commit.elapsed())
+    }
+
+    /// `usual` limits of a batch, smaller where the broker is slow.
+    pub fn batch_limits(&self, usual: BatchLimits) -> BatchLimits {
+        let BatchLimits { records, bytes } = usual;
+        BatchLimits { records: (records >> self.pace.halvings).max(1), bytes: (bytes >> self.pace.halvings).max(1) }
     }
 
     /// Commits what is finished once it is delivered; does not wait long for either.
     ///
     /// # Errors
-    /// When a delivery failed: nothing more can be committed, [`Delivery::start_over`].
+    /// When the transaction cannot be committed any more: [`Delivery::abort`]. When a delivery failed, or nobody knows whether
+    /// the transaction was committed: [`Delivery::renew`].
     pub fn commit(&mut self, consumer: &GroupConsumer) -> Result<Commit, kafka::Error> {
+        crash::at(Point::BeforeOffsets)?;
         if self.is_transactional() {
             return self.commit_transaction(consumer).map(|()| Commit::Done);
         }
@@ -176,6 +266,7 @@ impl Delivery {
         if !delivered {
             return Ok(Commit::NotYet);
         }
+        crash::at(Point::BeforeCommit)?;
         consumer.commit(self.offsets())?;
         self.unanswered += 1;
         self.committed();
@@ -185,7 +276,7 @@ impl Delivery {
     /// Delivers and commits everything that is finished, waiting for the broker until `deadline`.
     ///
     /// # Errors
-    /// When it is not delivered in time, a delivery failed, or the broker refuses the offsets.
+    /// As [`Delivery::commit`]; also when it is not delivered in time, or the broker refuses the offsets.
     pub fn settle(&mut self, consumer: &GroupConsumer, deadline: Instant) -> Result<(), kafka::Error> {
         if self.is_transactional() {
             return self.commit_transaction(consumer);
@@ -210,17 +301,18 @@ impl Delivery {
     fn commit_transaction(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
         if self.open {
             self.producer.send_offsets(consumer, self.offsets())?;
+            crash::at(Point::BeforeCommit)?;
             self.producer.commit_transaction()?;
             self.open = false;
         }
         self.committed();
-        Ok(())
+        crash::at(Point::AfterCommit)
     }
 
     /// Aborts the open transaction and forgets what it had finished: its input is to be read again.
     ///
     /// # Errors
-    /// When even that is not possible: [`Delivery::start_over`].
+    /// When even that is not possible: [`Delivery::renew`].
     pub fn abort(&mut self) -> Result<(), kafka::Error> {
         if self.open {
             self.producer.abort_transaction()?;
@@ -228,9 +320,21 @@ impl Delivery {
         }
         // Failures of records that are aborted are no news.
         let _ = self.producer.take_failure();
-        self.progress.clear();
-        self.timestamps.clear();
-        self.committed();
+        self.forget_all();
+        Ok(())
+    }
+
+    /// Makes the producer anew, and forgets what the former had not committed. Its transaction ends when the new one is
+    /// prepared; then the broker's committed offsets say what it had committed.
+    ///
+    /// # Errors
+    /// When no producer can be made.
+    pub fn renew(&mut self) -> Result<(), kafka::Error> {
+        self.producer = self.promise.producer(&self.connection)?;
+        self.ready = false;
+        self.open = false;
+        self.unanswered = 0;
+        self.forget_all();
         Ok(())
     }
 
@@ -240,18 +344,13 @@ impl Delivery {
         self.uncommitted &= !self.progress.is_empty();
     }
 
-    /// After a failure: a new producer, nothing finished. The consumer goes back to the committed offsets.
-    ///
-    /// # Errors
-    /// When no producer can be made.
-    pub fn start_over(&mut self) -> Result<(), kafka::Error> {
-        self.producer = self.promise.producer(&self.connection)?;
-        self.open = false;
+    fn forget_all(&mut self) {
         self.progress.clear();
         self.timestamps.clear();
-        self.unanswered = 0;
-        self.committed();
-        Ok(())
+        if self.is_transactional() && self.last_commit.elapsed() >= SLOW_TRANSACTION && self.uncommitted {
+            self.pace.too_slow();
+        }
+        self.begin_interval();
     }
 
     fn offsets(&self) -> impl Iterator<Item = (i32, i64)> {
@@ -259,7 +358,34 @@ impl Delivery {
     }
 
     fn committed(&mut self) {
+        self.begin_interval();
+        self.pace.committed();
+    }
+
+    fn begin_interval(&mut self) {
         self.uncommitted = false;
+        self.records = 0;
+        self.bytes = 0;
         self.last_commit = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_broker_is_slow_less_is_attempted_and_more_again_after_commits() {
+        let mut pace = Pace::default();
+        for _ in 0..HALVINGS_MAX + 5 {
+            pace.too_slow();
+        }
+        assert_eq!(pace.halvings, HALVINGS_MAX);
+        for _ in 0..COMMITS_TO_DOUBLE * HALVINGS_MAX {
+            pace.committed();
+        }
+        assert_eq!(pace.halvings, 0);
+        pace.committed();
+        assert_eq!(pace.halvings, 0);
     }
 }

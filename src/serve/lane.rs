@@ -2,35 +2,49 @@
 //!
 //! A turn: take what is there, read the active model once, decode into one block, predict, encode, send, and commit when due.
 //! When the producer is full, the partitions are paused and the loop goes on polling, so the group keeps the lane.
+//!
+//! After a failure the lane is adrift: what it would read next is not what comes after the committed offsets. It stays a member
+//! of the group, with its partitions paused, until its producer may send again and every partition is back at its committed
+//! offset. Our memory never says what was committed.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::kafka::consumer::{BatchLimits, Event, Fetched, GroupConsumer, OffsetReset, Record};
+use crate::kafka::fault::Remedy;
 use crate::kafka::producer::Sent;
 use crate::kafka::{self, Connection, Statistics};
-use crate::pipeline::{Outcome, Scorer};
+use crate::pipeline::{Outcome, Scorer, ServedModel};
 use crate::shutdown::Stop;
 use crate::telemetry::{LaneMetrics, Stage};
 
 use super::active::Active;
-use super::delivery::{Commit, Delivery, Promise};
+use super::breaker::Breaker;
+use super::crash::{self, Point};
+use super::delivery::{Commit, CommitLimits, Delivery, Promise};
 use super::output::Outputs;
+use super::pulse::{Activity, Gate, LanePulse};
 
 /// The longest wait for a record: the lane's heartbeat and a stop are never later than this.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// The input counts as idle when nothing came for this long; then what is finished is committed at once.
 const IDLE_AFTER: Duration = Duration::from_millis(3);
+/// How long a lane that takes partitions waits for their committed offsets; the group waits for it meanwhile.
+const ASSIGN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a lane that gives partitions back finishes what it has; the group waits for it meanwhile.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a full producer is left alone.
 const FULL_WAIT: Duration = Duration::from_millis(5);
+/// How long each attempt to recover waits for the broker, before the lane looks at its consumer again.
+const RECOVER_WAIT: Duration = Duration::from_secs(1);
+/// How often a lasting failure is told again.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// How long a draining lane waits for the broker's next word.
 const DRAIN_WAIT: Duration = Duration::from_millis(100);
-/// How long a lane waits after a failure before it starts over, so that a lasting one does not spin.
-const RESTART_WAIT: Duration = Duration::from_secs(1);
+/// How long a lane waits before it joins anew, so that a lasting failure does not spin.
+const REJOIN_WAIT: Duration = Duration::from_secs(1);
 /// The bytes of a batch: enough to be busy, few beside the fetch queue.
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -51,33 +65,16 @@ pub struct LaneSettings {
     pub batch_records: usize,
     /// What is promised when something dies.
     pub exactly_once: bool,
-    /// What tells this process from the others of its group, for transactional ids.
+    /// What tells this process from the others of its group, for transactional ids and static members.
     pub instance: String,
-    /// How often offsets are committed.
-    pub commit_interval: Duration,
+    /// Whether lanes are static members of the group: a restart within the session timeout is no rebalance.
+    pub static_membership: bool,
+    /// When a commit is due.
+    pub commit: CommitLimits,
+    /// The largest share of dead letters that does not stop the flow.
+    pub dead_letter_share_max: f64,
     /// How long a stopping lane finishes what it has.
     pub drain_timeout: Duration,
-}
-
-/// Where the lanes of a process wait for each other before they leave the group, all at once.
-#[derive(Debug)]
-pub struct Gate(AtomicUsize);
-
-impl Gate {
-    /// A gate for `lanes` lanes.
-    pub fn new(lanes: usize) -> Gate {
-        Gate(AtomicUsize::new(lanes))
-    }
-
-    /// One lane is ready to leave, or will never come.
-    pub fn arrive(&self) {
-        // More arrivals than lanes leave the gate open.
-        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |missing| missing.checked_sub(1));
-    }
-
-    fn is_open(&self) -> bool {
-        self.0.load(Ordering::Acquire) == 0
-    }
 }
 
 impl LaneSettings {
@@ -89,67 +86,16 @@ impl LaneSettings {
             false => Promise::AtLeastOnce,
         }
     }
-}
 
-/// What others may know of a lane while it runs.
-#[derive(Debug)]
-pub struct LanePulse {
-    /// When the pulse was made: the clock of the turns never jumps.
-    made: Instant,
-    /// Milliseconds from then to the last turn.
-    turned_ms: AtomicU64,
-    /// Assigned partitions.
-    partitions: AtomicUsize,
-    /// Whether the group has given the lane its share.
-    joined: AtomicBool,
-    /// Whether the lane's consumer is connected to a broker, as far as librdkafka's statistics say.
-    connected: AtomicBool,
-}
-
-impl Default for LanePulse {
-    fn default() -> LanePulse {
-        LanePulse {
-            made: Instant::now(),
-            turned_ms: AtomicU64::new(0),
-            partitions: AtomicUsize::new(0),
-            joined: AtomicBool::new(false),
-            connected: AtomicBool::new(true),
-        }
-    }
-}
-
-impl LanePulse {
-    fn turn(&self) {
-        self.turned_ms.store(self.millis(), Ordering::Relaxed);
-    }
-
-    fn millis(&self) -> u64 {
-        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// How long ago the loop turned last.
-    pub fn age(&self) -> Duration {
-        Duration::from_millis(self.millis().saturating_sub(self.turned_ms.load(Ordering::Relaxed)))
-    }
-
-    /// The number of partitions that the lane has.
-    pub fn partitions(&self) -> usize {
-        self.partitions.load(Ordering::Relaxed)
-    }
-
-    /// Whether a broker is there.
-    pub fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Relaxed)
-    }
-
-    /// Whether the group has given the lane its share, which may be none.
-    pub fn has_joined(&self) -> bool {
-        self.joined.load(Ordering::Relaxed)
+    /// The static member's name of lane `lane`.
+    fn member(&self, lane: usize) -> Option<String> {
+        self.static_membership.then(|| format!("modelstream.{}.{lane}", self.instance))
     }
 }
 
 /// One lane. [`Lane::run`] is its thread.
 pub struct Lane {
+    index: usize,
     settings: Arc<LaneSettings>,
     active: Arc<Active>,
     metrics: LaneMetrics,
@@ -158,17 +104,44 @@ pub struct Lane {
     delivery: Delivery,
     scorer: Scorer,
     outputs: Outputs,
-    assigned: BTreeSet<i32>,
-    /// The producer is full: partitions are paused until the batch is sent.
+    breaker: Breaker,
+    /// The partitions that the lane has, with the offset to start at where it is known.
+    assigned: BTreeMap<i32, Option<i64>>,
+    /// The partitions are paused.
     holding: bool,
+    /// What would be read next is not what comes after the committed offsets; since when.
+    adrift: Option<Instant>,
+    /// When a failure to recover was told last.
+    told: Option<Instant>,
     version: u64,
 }
 
+/// Records that were fetched together, and how many of them have their output.
+struct Batch<'c> {
+    records: Vec<Record<'c>>,
+    sent: usize,
+}
+
+impl Batch<'_> {
+    fn is_sent(&self) -> bool {
+        self.sent == self.records.len()
+    }
+
+    fn unsent(&self) -> usize {
+        self.records.len() - self.sent
+    }
+
+    fn clear(&mut self) {
+        self.records.clear();
+        self.sent = 0;
+    }
+}
+
 impl Lane {
-    /// Prepares lane `index` of the process; with transactions it waits for the broker.
+    /// Prepares lane `index` of the process.
     ///
     /// # Errors
-    /// When a Kafka setting is not valid, or the cluster does not take the transactional id.
+    /// When a Kafka setting is not valid.
     pub fn new(
         connection: &Connection,
         index: usize,
@@ -179,93 +152,172 @@ impl Lane {
         gate: Arc<Gate>,
     ) -> Result<Lane, kafka::Error> {
         Ok(Lane {
-            delivery: Delivery::new(connection, settings.promise(index), settings.commit_interval)?,
+            index,
+            delivery: Delivery::new(connection, settings.promise(index), settings.commit)?,
             scorer: Scorer::new(),
             outputs: Outputs::new(&settings),
+            breaker: Breaker::new(settings.dead_letter_share_max),
             settings,
             active,
             metrics,
             pulse,
             gate,
-            assigned: BTreeSet::new(),
+            assigned: BTreeMap::new(),
             holding: false,
+            adrift: None,
+            told: None,
             version: 0,
         })
     }
 
-    /// Joins the group once there is a model, and turns until `stop`; then drains. After a failure that may pass, everything
-    /// is made anew: a new member of the group, a new producer, and the broker's committed offsets say where to go on.
+    /// Joins the group once there is a model and the producer may send, and turns until `stop`; then drains.
     ///
     /// # Errors
-    /// What does not pass: rights, a topic that is gone, an offset that was deleted; also a drain that was not finished.
+    /// What does not pass: a twin, rights, a topic that is gone, an offset that was deleted; also a drain that was not finished.
     pub fn run(mut self, connection: &Connection, stop: &Stop) -> Result<(), kafka::Error> {
-        while !self.active.is_set() {
+        while !(self.active.is_set() && self.is_prepared()?) {
             self.pulse.turn();
+            self.pulse.progress();
             if stop.wait(IDLE_WAIT) {
                 return Ok(());
             }
         }
         loop {
             let LaneSettings { group, input, offset_reset, .. } = self.settings.as_ref();
-            let consumer = GroupConsumer::join(connection, group, input, *offset_reset)?;
+            let member = self.settings.member(self.index);
+            let consumer = GroupConsumer::join(connection, group, member.as_deref(), input, *offset_reset)?;
             match self.turn_until(&consumer, stop) {
                 Ok(()) => return self.drain(&consumer),
-                Err(failure) if is_final(&failure) => return Err(failure),
-                Err(failure) => {
-                    tracing::warn!(error = %failure, "the lane starts over from the committed offsets");
+                Err(failure) if failure.remedy() == Remedy::Rejoin => {
+                    tracing::warn!(error = %failure, "the lane joins the group anew");
                     self.metrics.restarted();
-                    self.pulse.joined.store(false, Ordering::Relaxed);
+                    self.pulse.does(Activity::Starting);
                     drop(consumer);
                     self.assigned.clear();
                     self.holding = false;
-                    until_final(stop, || self.delivery.start_over())?;
-                    stop.wait(RESTART_WAIT);
+                    self.delivery.renew()?;
+                    self.drift();
+                    stop.wait(REJOIN_WAIT);
                 }
+                Err(failure) => return Err(failure),
             }
         }
     }
 
     fn turn_until(&mut self, consumer: &GroupConsumer, stop: &Stop) -> Result<(), kafka::Error> {
-        let limits = BatchLimits { records: self.settings.batch_records, bytes: BATCH_BYTES_MAX };
-        let mut batch: Vec<Record<'_>> = Vec::with_capacity(limits.records);
-        let mut sent = 0;
+        let mut batch = Batch { records: Vec::with_capacity(self.settings.batch_records), sent: 0 };
         while !stop.is_set() {
             self.pulse.turn();
-            let fetched = if self.holding {
-                consumer.serve(FULL_WAIT)
-            } else {
+            let turned = match self.adrift {
+                Some(since) => self.recover(consumer, since),
+                None => self.turn(consumer, &mut batch),
+            };
+            if let Err(failure) = turned {
+                self.answer_failure(failure)?;
                 batch.clear();
-                sent = 0;
-                consumer.fetch(&mut batch, limits, self.wait())
-            };
-            let idle = matches!(fetched, Fetched::Nothing) && !self.holding;
-            let turned = match fetched {
-                Fetched::Records => self.score(consumer, &batch),
-                Fetched::Event(event) => self.answer(consumer, event, &batch, &mut sent),
-                Fetched::Nothing => Ok(()),
-            };
-            let turned =
-                turned.and_then(|()| self.send(&batch, &mut sent)).and_then(|()| self.commit_if_due(consumer, idle));
-            match turned {
-                Ok(()) => {}
-                Err(kafka::Error::Abortable { doing, cause }) => {
-                    tracing::warn!(doing, cause, "aborting the transaction; its records are read again");
-                    self.abort(consumer)?;
-                    sent = batch.len();
-                }
-                Err(failure) => return Err(failure),
             }
-            self.hold(consumer, sent < batch.len());
+            let open = self.breaker.is_open(Instant::now());
+            self.hold(consumer, open || self.adrift.is_some() || !batch.is_sent());
+            self.pulse.does(match (self.adrift, open) {
+                (Some(_), _) => Activity::Recovering,
+                (None, true) => Activity::CircuitOpen,
+                (None, false) if self.pulse.activity() == Activity::Starting => Activity::Starting,
+                (None, false) => Activity::Flowing,
+            });
         }
         Ok(())
     }
 
-    /// Ends the open transaction without a trace for readers, and goes back to the committed offsets.
-    fn abort(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
-        self.delivery.abort()?;
-        self.metrics.transaction_ended(false);
-        let partitions: Vec<i32> = self.assigned.iter().copied().collect();
-        consumer.rewind(&partitions)
+    fn turn<'c>(&mut self, consumer: &'c GroupConsumer, batch: &mut Batch<'c>) -> Result<(), kafka::Error> {
+        let fetched = if self.holding {
+            consumer.serve(FULL_WAIT)
+        } else {
+            batch.clear();
+            let usual = BatchLimits { records: self.settings.batch_records, bytes: BATCH_BYTES_MAX };
+            let usual = BatchLimits { records: self.breaker.records_max(usual.records), ..usual };
+            consumer.fetch(&mut batch.records, self.delivery.batch_limits(usual), self.wait())
+        };
+        let idle = matches!(fetched, Fetched::Nothing) && batch.is_sent();
+        match fetched {
+            Fetched::Records => self.score(consumer, batch)?,
+            Fetched::Event(event) => self.answer(consumer, event, batch)?,
+            Fetched::Nothing => {}
+        }
+        self.send(batch)?;
+        if idle || self.delivery.due_in().is_zero() {
+            self.commit(consumer)?;
+        }
+        Ok(())
+    }
+
+    /// Does what the remedy for a failure is; the failure itself when there is none but to end or to join anew.
+    fn answer_failure(&mut self, failure: kafka::Error) -> Result<(), kafka::Error> {
+        match failure.remedy() {
+            Remedy::Stop | Remedy::Rejoin => return Err(failure),
+            Remedy::Abort => {
+                tracing::warn!(%failure, "aborting the transaction; its records are read again");
+                self.metrics.transaction_ended(false);
+                if let Err(failure) = self.delivery.abort() {
+                    tracing::warn!(%failure, "making the producer anew");
+                    self.delivery.renew()?;
+                }
+            }
+            Remedy::Renew => {
+                tracing::warn!(%failure, "making the producer anew; what was not committed is read again");
+                self.metrics.restarted();
+                self.delivery.renew()?;
+            }
+        }
+        self.drift();
+        Ok(())
+    }
+
+    fn drift(&mut self) {
+        self.adrift.get_or_insert_with(Instant::now);
+        self.told = None;
+    }
+
+    /// One attempt to get back to work: the producer may send, and every partition is at its committed offset. Events come
+    /// first: the group must not wait for a lane that waits for the broker.
+    fn recover(&mut self, consumer: &GroupConsumer, since: Instant) -> Result<(), kafka::Error> {
+        if !self.holding {
+            self.hold(consumer, true);
+        }
+        if let Fetched::Event(event) = consumer.serve(FULL_WAIT) {
+            return self.answer(consumer, event, &mut Batch { records: Vec::new(), sent: 0 });
+        }
+        if !self.is_prepared()? {
+            return Ok(());
+        }
+        crash::at(Point::Rewind)?;
+        let partitions: Vec<i32> = self.assigned.keys().copied().collect();
+        match consumer.rewind(&partitions, RECOVER_WAIT) {
+            Ok(starts) => self.assigned.extend(starts.into_iter().map(|(partition, start)| (partition, Some(start)))),
+            Err(failure) => return self.tell(failure),
+        }
+        self.adrift = None;
+        tracing::info!(after_ms = since.elapsed().as_millis(), ?partitions, "back at the committed offsets");
+        Ok(())
+    }
+
+    /// Whether the producer may send.
+    fn is_prepared(&mut self) -> Result<bool, kafka::Error> {
+        match self.delivery.prepare(RECOVER_WAIT) {
+            Ok(()) => Ok(true),
+            Err(failure) => self.tell(failure).map(|()| false),
+        }
+    }
+
+    /// Tells a failure that calls for patience, not too often; the failure itself when it does not pass.
+    fn tell(&mut self, failure: kafka::Error) -> Result<(), kafka::Error> {
+        if failure.remedy() == Remedy::Stop {
+            return Err(failure);
+        }
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+            tracing::warn!(%failure, "waiting for the broker");
+            self.told = Some(Instant::now());
+        }
+        Ok(())
     }
 
     /// How long to wait for the next record: not beyond the next commit, and less while an idle input could commit early.
@@ -274,61 +326,92 @@ impl Lane {
     }
 
     /// Decode, predict, encode, each timed; the outcomes stay in the scorer until the next batch.
-    fn score(&mut self, consumer: &GroupConsumer, batch: &[Record<'_>]) -> Result<(), kafka::Error> {
+    fn score(&mut self, consumer: &GroupConsumer, batch: &Batch<'_>) -> Result<(), kafka::Error> {
+        crash::at(Point::AfterPoll)?;
         let active = Arc::clone(&self.active);
         let active = active.load();
         let model = active.as_ref().expect("a lane joins when there is a model, and a model is only ever replaced");
-        if self.version != model.version && self.delivery.is_open() {
-            // One version a transaction.
-            self.commit(consumer)?;
-        }
-        let timer = Instant::now();
         if self.version != model.version {
-            self.version = model.version;
-            self.outputs.speak_for(model);
-            let classes = &model.model.signature().target.classes;
-            self.metrics.take_up(&model.name, model.version, classes, timer.elapsed());
+            if self.delivery.is_open() {
+                // One version a transaction.
+                self.commit(consumer)?;
+            }
+            crash::at(Point::Swap)?;
+            self.take_up(model);
         }
-        self.scorer.decode(model, batch.iter().map(Record::payload));
+        if catch_unwind(AssertUnwindSafe(|| self.steps(model, batch))).is_err() {
+            tracing::error!(model = model.name, version = model.version, "scoring panicked; looking for the record");
+            self.scorer.isolate(model, batch.records.iter().map(Record::payload));
+        }
+        self.metrics.batch(batch.records.len());
+        Ok(())
+    }
+
+    fn steps(&mut self, model: &ServedModel, batch: &Batch<'_>) {
+        let timer = Instant::now();
+        self.scorer.decode(model, batch.records.iter().map(Record::payload));
         let decoded = Instant::now();
+        // As a panic this is the model's; there is nothing to abort yet.
+        let _ = crash::at(Point::Predict);
         self.scorer.predict(model);
         let predicted = Instant::now();
         self.scorer.encode(model);
         self.metrics.stage(Stage::Decode, decoded - timer);
         self.metrics.stage(Stage::Predict, predicted - decoded);
         self.metrics.stage(Stage::Encode, predicted.elapsed());
-        self.metrics.batch(batch.len());
-        Ok(())
     }
 
-    /// Sends the outcomes from `sent` on, until all are sent or the producer is full.
-    fn send(&mut self, batch: &[Record<'_>], sent: &mut usize) -> Result<(), kafka::Error> {
-        let (timer, before) = (Instant::now(), *sent);
-        for (record, outcome) in batch.iter().zip(self.scorer.outcomes()).skip(before) {
+    fn take_up(&mut self, model: &ServedModel) {
+        let timer = Instant::now();
+        self.version = model.version;
+        self.outputs.speak_for(model);
+        self.breaker.model_changed();
+        self.metrics.take_up(&model.name, model.version, &model.model.signature().target.classes, timer.elapsed());
+    }
+
+    /// Sends the outcomes that are not sent yet, until all are or the producer is full.
+    fn send(&mut self, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
+        if batch.is_sent() {
+            return Ok(());
+        }
+        let (timer, before, mut dead_letters) = (Instant::now(), batch.sent, 0);
+        for (record, outcome) in batch.records.iter().zip(self.scorer.outcomes()).skip(before) {
+            if batch.sent == batch.records.len() / 2 {
+                crash::at(Point::MidProduce)?;
+            }
             if self.outputs.send(&mut self.delivery, record, &outcome)? == Sent::Full {
                 break;
             }
             match outcome {
                 Outcome::Prediction { class, .. } => self.metrics.prediction(class),
-                Outcome::DeadLetter(dead) => self.metrics.dead_letter(dead.reason().as_str()),
+                Outcome::DeadLetter(dead) => {
+                    dead_letters += 1;
+                    self.metrics.dead_letter(dead.reason().as_str());
+                }
             }
             self.delivery.finished(record);
-            *sent += 1;
+            batch.sent += 1;
         }
-        if *sent > before {
+        let sent = batch.sent - before;
+        if sent > 0 {
+            self.pulse.progress();
             self.metrics.stage(Stage::Produce, timer.elapsed());
+            if self.breaker.count(sent as u64, dead_letters, Instant::now()) {
+                tracing::error!(
+                    share_max = self.settings.dead_letter_share_max,
+                    dead_letters = self.settings.dead_letters,
+                    "too many records cannot be scored: the flow stops and a few are tried from time to time; look at the dead letters, then mend the records, publish another model, or raise --dead-letter-share-max",
+                );
+            }
         }
-        Ok(())
+        if batch.is_sent() { crash::at(Point::AfterProduce) } else { Ok(()) }
     }
 
-    fn commit_if_due(&mut self, consumer: &GroupConsumer, idle: bool) -> Result<(), kafka::Error> {
-        if !self.delivery.is_uncommitted() || !(idle || self.delivery.due_in().is_zero()) {
+    /// Commits what is finished, if anything is.
+    fn commit(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
+        if !self.delivery.is_uncommitted() {
             return Ok(());
         }
-        self.commit(consumer)
-    }
-
-    fn commit(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
         let (timer, transactional) = (Instant::now(), self.delivery.is_open());
         if self.delivery.commit(consumer)? == Commit::Done {
             self.metrics.stage(Stage::Commit, timer.elapsed());
@@ -348,30 +431,24 @@ impl Lane {
         }
     }
 
-    /// Pauses the partitions when the producer became full, and resumes them when it has room again.
-    fn hold(&mut self, consumer: &GroupConsumer, full: bool) {
-        if full == self.holding {
+    /// Pauses the partitions, or resumes them.
+    fn hold(&mut self, consumer: &GroupConsumer, hold: bool) {
+        if hold == self.holding {
             return;
         }
-        self.holding = full;
-        let partitions: Vec<i32> = self.assigned.iter().copied().collect();
-        if full {
+        self.holding = hold;
+        let partitions: Vec<i32> = self.assigned.keys().copied().collect();
+        if hold {
             consumer.pause(&partitions);
         } else {
             consumer.resume(&partitions);
         }
     }
 
-    fn answer(
-        &mut self,
-        consumer: &GroupConsumer,
-        event: Event,
-        batch: &[Record<'_>],
-        sent: &mut usize,
-    ) -> Result<(), kafka::Error> {
+    fn answer(&mut self, consumer: &GroupConsumer, event: Event, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
         match event {
             Event::Assigned(partitions) => self.take(consumer, &partitions),
-            Event::Revoked { partitions, lost } => self.give_back(consumer, &partitions, lost, batch, sent),
+            Event::Revoked { partitions, lost } => self.give_back(consumer, &partitions, lost, batch),
             Event::Committed(result) => {
                 self.metrics.commit_ended(result.is_ok());
                 self.delivery.commit_ended(result.is_ok());
@@ -384,23 +461,31 @@ impl Lane {
                 self.report(statistics.as_ref());
                 Ok(())
             }
-            Event::Failed(error) if is_final(&error) || matches!(error, kafka::Error::Other { fatal: true, .. }) => {
-                Err(error)
-            }
+            Event::Failed(error) if matches!(error.remedy(), Remedy::Stop | Remedy::Rejoin) => Err(error),
+            // librdkafka goes on by itself, and has logged it; an outage brings thousands of these.
             Event::Failed(error) => {
-                tracing::warn!(%error, "the consumer reports an error and goes on");
+                tracing::debug!(%error, "the consumer reports an error and goes on");
                 Ok(())
             }
         }
     }
 
     fn take(&mut self, consumer: &GroupConsumer, partitions: &[i32]) -> Result<(), kafka::Error> {
-        consumer.assign(partitions)?;
+        crash::at(Point::Assign)?;
+        let starts = consumer.assign(partitions, ASSIGN_TIMEOUT);
+        self.assigned.extend(partitions.iter().map(|partition| (*partition, None)));
+        self.rebalanced("assign", partitions);
+        match starts {
+            Ok(starts) => self.assigned.extend(starts.into_iter().map(|(partition, start)| (partition, Some(start)))),
+            Err(failure) if matches!(failure.remedy(), Remedy::Stop | Remedy::Rejoin) => return Err(failure),
+            Err(failure) => {
+                tracing::warn!(%failure, "the partitions wait for their committed offsets");
+                self.drift();
+            }
+        }
         if self.holding {
             consumer.pause(partitions);
         }
-        self.assigned.extend(partitions);
-        self.rebalanced("assign", partitions);
         Ok(())
     }
 
@@ -410,74 +495,71 @@ impl Lane {
         consumer: &GroupConsumer,
         partitions: &[i32],
         lost: bool,
-        batch: &[Record<'_>],
-        sent: &mut usize,
+        batch: &mut Batch<'_>,
     ) -> Result<(), kafka::Error> {
-        let settled = if lost { self.give_up(batch, *sent) } else { self.settle(consumer, batch, sent) };
+        let settled = crash::at(Point::Revoke).and_then(|()| match lost {
+            true => self.give_up(batch),
+            false => self.settle(consumer, batch),
+        });
         self.delivery.forget(partitions);
-        self.assigned.retain(|partition| !partitions.contains(partition));
+        self.assigned.retain(|partition, _| !partitions.contains(partition));
         consumer.unassign(partitions)?;
         self.metrics.forget_partitions(partitions);
         self.rebalanced(if lost { "lost" } else { "revoke" }, partitions);
         settled
     }
 
-    fn settle(&mut self, consumer: &GroupConsumer, batch: &[Record<'_>], sent: &mut usize) -> Result<(), kafka::Error> {
+    fn settle(&mut self, consumer: &GroupConsumer, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
         let deadline = Instant::now() + REVOKE_TIMEOUT;
         loop {
-            self.send(batch, sent)?;
-            if *sent == batch.len() {
+            self.send(batch)?;
+            if batch.is_sent() {
                 return self.delivery.settle(consumer, deadline);
             }
             if Instant::now() >= deadline {
-                return self.abandon(batch, *sent);
+                return abandoned(batch);
             }
             std::thread::sleep(FULL_WAIT);
         }
     }
 
     /// Partitions are gone already: what is open for them must not be committed.
-    fn give_up(&self, batch: &[Record<'_>], sent: usize) -> Result<(), kafka::Error> {
+    fn give_up(&self, batch: &Batch<'_>) -> Result<(), kafka::Error> {
         if self.delivery.is_open() {
             let (doing, cause) = ("working on".to_owned(), "partitions were lost to another member".to_owned());
             return Err(kafka::Error::Abortable { doing, cause });
         }
-        self.abandon(batch, sent)
-    }
-
-    /// An unsent rest of a batch cannot be finished any more: the lane starts over, and whoever has the partitions does it.
-    fn abandon(&self, batch: &[Record<'_>], sent: usize) -> Result<(), kafka::Error> {
-        match batch.len() - sent {
-            0 => Ok(()),
-            unsent => Err(kafka::Error::Other {
-                doing: "giving partitions back".to_owned(),
-                cause: format!("{unsent} records of the batch were not sent in time"),
-                fatal: false,
-            }),
-        }
+        abandoned(batch)
     }
 
     fn rebalanced(&self, kind: &'static str, partitions: &[i32]) {
         tracing::info!(kind, ?partitions, assigned = self.assigned.len(), "rebalance");
         self.metrics.rebalanced(kind, self.assigned.len());
-        self.pulse.partitions.store(self.assigned.len(), Ordering::Relaxed);
-        self.pulse.joined.store(true, Ordering::Relaxed);
+        self.pulse.has_partitions(self.assigned.len());
+        if self.pulse.activity() == Activity::Starting {
+            self.pulse.does(Activity::Flowing);
+        }
     }
 
     /// Turns librdkafka's statistics into the lag of each partition: in records what a read_committed reader could still
     /// read, in seconds the age of the record that was finished last, while there are any more.
     fn report(&mut self, statistics: Option<&Statistics>) {
         let Some(statistics) = statistics else { return self.metrics.invalid_statistics() };
-        self.pulse.connected.store(statistics.connected, Ordering::Relaxed);
+        let mut waiting = false;
         for (partition, end) in &statistics.end_offsets {
-            if !self.assigned.contains(partition) {
-                continue;
-            }
-            let Some(progress) = self.delivery.progress(*partition) else { continue };
-            let records = (end - progress.next_offset).max(0);
+            let Some(start) = self.assigned.get(partition) else { continue };
+            let progress = self.delivery.progress(*partition);
+            let Some(next) = progress.map(|progress| progress.next_offset).or(*start) else { continue };
+            let records = (end - next).max(0);
+            waiting |= records > 0;
+            let Some(progress) = progress else { continue };
             let now = i64::try_from(unix_millis()).unwrap_or(i64::MAX);
             let behind_ms = if records == 0 { 0 } else { (now - progress.timestamp_ms.unwrap_or(now)).max(0) };
             self.metrics.lag(*partition, records, behind_ms as f64 / 1e3);
+        }
+        self.pulse.is_connected_now(statistics.connected);
+        if !waiting || !statistics.connected || self.pulse.activity() == Activity::CircuitOpen {
+            self.pulse.progress();
         }
         let Statistics { sent_bytes, received_bytes, round_trip_seconds, .. } = *statistics;
         self.metrics.client(sent_bytes, received_bytes, round_trip_seconds);
@@ -492,6 +574,7 @@ impl Lane {
         let mut arrived = false;
         loop {
             self.pulse.turn();
+            self.pulse.progress();
             if self.delivery.is_settled() && consumer.is_between_rebalances(DRAIN_WAIT) {
                 if !arrived {
                     arrived = true;
@@ -505,14 +588,13 @@ impl Lane {
                 let doing = "draining: the broker does not confirm the last commit".to_owned();
                 return Err(kafka::Error::TimedOut { doing, seconds: self.settings.drain_timeout.as_secs() });
             }
-            if self.delivery.is_uncommitted() {
-                match self.commit(consumer) {
-                    Err(kafka::Error::Abortable { .. }) => self.delivery.abort()?,
-                    other => other?,
-                }
-            }
-            if let Fetched::Event(event) = consumer.serve(DRAIN_WAIT) {
-                self.answer(consumer, event, &[], &mut 0)?;
+            let fetched = consumer.serve(DRAIN_WAIT);
+            let turned = match fetched {
+                Fetched::Event(event) => self.answer(consumer, event, &mut Batch { records: Vec::new(), sent: 0 }),
+                Fetched::Records | Fetched::Nothing => Ok(()),
+            };
+            if let Err(failure) = turned.and_then(|()| self.commit(consumer)) {
+                self.answer_failure(failure)?;
             }
         }
         self.observe_end_to_end();
@@ -521,31 +603,15 @@ impl Lane {
     }
 }
 
-/// Tries until it works, fails with what does not pass, or `stop` is set.
-pub(super) fn until_final<T>(
-    stop: &Stop,
-    mut attempt: impl FnMut() -> Result<T, kafka::Error>,
-) -> Result<T, kafka::Error> {
-    loop {
-        match attempt() {
-            Ok(value) => return Ok(value),
-            Err(failure) if is_final(&failure) => return Err(failure),
-            Err(failure) => {
-                tracing::warn!(error = %failure, "no producer yet; trying again");
-                if stop.wait(RESTART_WAIT) {
-                    return Err(failure);
-                }
-            }
-        }
-    }
-}
-
-/// Whether starting over would meet the same error.
-fn is_final(error: &kafka::Error) -> bool {
-    use kafka::Error as E;
-    match error {
-        E::Setting(_) | E::NotAuthorised { .. } | E::Fenced { .. } | E::NoTopic { .. } | E::OffsetGone { .. } => true,
-        E::Unreachable { .. } | E::TimedOut { .. } | E::Abortable { .. } | E::Other { .. } => false,
+/// An unsent rest of a batch cannot be finished any more: whoever has the partitions reads it again.
+fn abandoned(batch: &Batch<'_>) -> Result<(), kafka::Error> {
+    match batch.unsent() {
+        0 => Ok(()),
+        unsent => Err(kafka::Error::Other {
+            doing: "giving partitions back".to_owned(),
+            cause: format!("{unsent} records of the batch were not sent in time"),
+            fatal: false,
+        }),
     }
 }
 

@@ -2,15 +2,21 @@
 //!
 //! - [`lane`]: the loop
 //! - [`delivery`]: what is promised, and when offsets are committed
+//! - [`breaker`]: stops the flow when too many records cannot be scored
+//! - [`pulse`]: what others may know of a lane while it runs
+//! - [`crash`]: where tests may kill it
 //! - [`output`]: predictions and dead letters with their headers
 //! - [`model_watch`]: follows the model log; verifies; swaps
 //! - [`active`]: the slot with the active model
 
 pub mod active;
+pub mod breaker;
+pub mod crash;
 pub mod delivery;
 pub mod lane;
 pub mod model_watch;
 pub mod output;
+pub mod pulse;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,8 +36,9 @@ use crate::telemetry::Metrics;
 use crate::telemetry::http::{self, Probes};
 
 use active::Active;
-use lane::{BATCH_BYTES_MAX, Gate, Lane, LanePulse, LaneSettings};
+use lane::{BATCH_BYTES_MAX, Lane, LaneSettings};
 use model_watch::{ModelStatus, ModelWatch};
+use pulse::{Activity, Gate, LanePulse};
 
 /// A lane that has not turned for this long counts as dead: `/live` says so.
 pub const LANE_SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -39,6 +46,8 @@ pub const LANE_SILENCE_MAX: Duration = Duration::from_secs(60);
 const BROKER_RETRY: Duration = Duration::from_secs(1);
 /// How often the serving process looks at its lanes.
 const SUPERVISION: Duration = Duration::from_millis(50);
+/// How much longer than its drain timeout a lane may take to say that it ran out of it.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// Everything that a serving process is told.
 #[derive(Debug, Clone)]
@@ -59,6 +68,8 @@ pub struct Settings {
     pub output_format: OutputFormat,
     /// Where HTTP is served.
     pub listen: SocketAddr,
+    /// How long a lane may make no progress although records wait, before the process ends.
+    pub stall_timeout: Duration,
 }
 
 /// What a serving process cannot go on with.
@@ -87,6 +98,16 @@ pub enum Error {
         /// The deadline.
         seconds: u64,
     },
+    /// The watchdog.
+    #[error(
+        "lane {lane} made no progress for {seconds} s although records wait; ending the process, so that another goes on from the committed offsets"
+    )]
+    Stalled {
+        /// The lane.
+        lane: usize,
+        /// For how long.
+        seconds: u64,
+    },
     /// The system refuses a thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -97,7 +118,9 @@ pub struct Server {
     address: SocketAddr,
     lanes: Vec<JoinHandle<Result<(), kafka::Error>>>,
     watch: JoinHandle<()>,
+    pulses: Vec<Arc<LanePulse>>,
     stop: Stop,
+    stall_timeout: Duration,
     drain_timeout: Duration,
 }
 
@@ -129,9 +152,9 @@ impl Server {
             .map_err(|source| Error::Listen { address: settings.listen, source })?;
         announce(&settings, address);
         require_topics(&settings, &stop)?;
-        let drain_timeout = settings.lane.drain_timeout;
-        let (watch, lanes) = start_threads(settings, watch, &active, &metrics, pulses, &stop)?;
-        Ok(Server { address, lanes, watch, stop, drain_timeout })
+        let (drain_timeout, stall_timeout) = (settings.lane.drain_timeout, settings.stall_timeout);
+        let (watch, lanes) = start_threads(settings, watch, &active, &metrics, &pulses, &stop)?;
+        Ok(Server { address, lanes, watch, pulses, stop, stall_timeout, drain_timeout })
     }
 
     /// Where HTTP is served.
@@ -139,17 +162,20 @@ impl Server {
         self.address
     }
 
-    /// Waits until the process is told to stop or a lane cannot go on, then drains within the drain timeout.
+    /// Waits until the process is told to stop or a lane cannot go on, then drains within the drain timeout. It is also the
+    /// watchdog: librdkafka's transactional calls can block past their timeout (librdkafka #5456), and nothing but the end of the
+    /// process helps against a lane that hangs.
     ///
     /// # Errors
-    /// The first lane's error, or that the drain took too long.
+    /// The first lane's error, that a lane stalled, or that the drain took too long.
     pub fn run(self) -> Result<(), Error> {
         while !self.stop.wait(SUPERVISION) {
             if self.lanes.iter().any(JoinHandle::is_finished) {
                 self.stop.set();
             }
+            self.check_progress()?;
         }
-        let deadline = Instant::now() + self.drain_timeout;
+        let deadline = Instant::now() + self.drain_timeout + DRAIN_GRACE;
         while !(self.lanes.iter().all(JoinHandle::is_finished) && self.watch.is_finished()) {
             if Instant::now() >= deadline {
                 return Err(Error::DrainTimeout { seconds: self.drain_timeout.as_secs() });
@@ -165,6 +191,18 @@ impl Server {
             }
         }
         result
+    }
+
+    fn check_progress(&self) -> Result<(), Error> {
+        // A lane that has ended is no lane that hangs; its own error tells more.
+        let running = self.pulses.iter().zip(&self.lanes).enumerate().filter(|(_, (_, lane))| !lane.is_finished());
+        for (lane, (pulse, _)) in running {
+            let silent = pulse.age().max(pulse.stalled_for());
+            if silent > self.stall_timeout {
+                return Err(Error::Stalled { lane, seconds: silent.as_secs() });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -196,22 +234,18 @@ fn start_threads(
     watch: ModelWatch,
     active: &Arc<Active>,
     metrics: &Arc<Metrics>,
-    pulses: Vec<Arc<LanePulse>>,
+    pulses: &[Arc<LanePulse>],
     stop: &Stop,
 ) -> Result<Threads, Error> {
     let shared = Arc::new(settings.lane);
     let gate = Arc::new(Gate::new(pulses.len()));
     let mut lanes = Vec::with_capacity(pulses.len());
-    for (index, pulse) in pulses.into_iter().enumerate() {
-        let connection = settings.connection.clone();
-        let (shared, active, metrics) = (Arc::clone(&shared), Arc::clone(active), Arc::clone(metrics));
+    for (index, pulse) in pulses.iter().enumerate() {
+        let (connection, metrics) = (settings.connection.clone(), metrics.lane(index, &shared.input));
+        let (shared, active, pulse) = (Arc::clone(&shared), Arc::clone(active), Arc::clone(pulse));
         let (stop, gate) = (stop.clone(), Arc::clone(&gate));
         lanes.push(spawn(format!("lane-{index}"), move || {
-            let lane = lane::until_final(&stop, || {
-                let (shared, active, pulse) = (Arc::clone(&shared), Arc::clone(&active), Arc::clone(&pulse));
-                let metrics = metrics.lane(index, &shared.input);
-                Lane::new(&connection, index, shared, active, metrics, pulse, Arc::clone(&gate))
-            });
+            let lane = Lane::new(&connection, index, shared, active, metrics, pulse, Arc::clone(&gate));
             let ended = lane.and_then(|lane| lane.run(&connection, &stop));
             // However it ended, the others need not wait for it.
             gate.arrive();
@@ -258,8 +292,20 @@ struct Status {
 #[derive(Serialize)]
 struct LaneStatus {
     partitions: usize,
-    joined: bool,
+    activity: Activity,
     last_turn_ms_ago: u128,
+}
+
+fn lane_is_ready(index: usize, pulse: &LanePulse) -> Result<(), String> {
+    if !pulse.is_connected() {
+        return Err(format!("lane {index} has no connection to a broker"));
+    }
+    match pulse.activity() {
+        Activity::Flowing => Ok(()),
+        Activity::Starting => Err(format!("lane {index} has not joined the group yet")),
+        Activity::Recovering => Err(format!("lane {index} waits for the broker to go on from the committed offsets")),
+        Activity::CircuitOpen => Err(format!("lane {index} stopped: too many records cannot be scored")),
+    }
 }
 
 fn probes(
@@ -284,18 +330,12 @@ fn probes(
             if !ready_active.is_set() {
                 return Err(format!("no version of {selector} is active yet"));
             }
-            if let Some(index) = ready_pulses.iter().position(|pulse| !pulse.has_joined()) {
-                return Err(format!("lane {index} has not joined the group yet"));
-            }
-            match ready_pulses.iter().position(|pulse| !pulse.is_connected()) {
-                Some(index) => Err(format!("lane {index} has no connection to a broker")),
-                None => Ok(()),
-            }
+            ready_pulses.iter().enumerate().try_for_each(|(index, pulse)| lane_is_ready(index, pulse))
         }),
         status: Box::new(move || {
             let lanes = status_pulses.iter().map(|pulse| LaneStatus {
                 partitions: pulse.partitions(),
-                joined: pulse.has_joined(),
+                activity: pulse.activity(),
                 last_turn_ms_ago: pulse.age().as_millis(),
             });
             let status = Status {

@@ -243,10 +243,15 @@ impl Cluster {
 
     /// Starts `modelstream serve` as a process of its own; the metrics port is free.
     pub fn serve(&self, arguments: &[&str]) -> Serving {
+        self.serve_disturbed("", arguments)
+    }
+
+    /// As [`Cluster::serve`], with crash points (`src/serve/crash.rs`).
+    pub fn serve_disturbed(&self, crash_points: &str, arguments: &[&str]) -> Serving {
         let mut all = self.arguments(&["serve"]);
         all.extend(["--listen", "127.0.0.1:0", "--log-format", "json"]);
         all.extend(arguments);
-        Serving::start(&all)
+        Serving::start(&all, crash_points)
     }
 
     /// Trains on the iris data and publishes as `model`; what `--json` printed.
@@ -268,9 +273,10 @@ pub struct Serving {
 }
 
 impl Serving {
-    fn start(arguments: &[&str]) -> Serving {
+    fn start(arguments: &[&str], crash_points: &str) -> Serving {
         let mut child = Command::new(env!("CARGO_BIN_EXE_modelstream"))
             .args(arguments)
+            .env("MODELSTREAM_CRASH_POINTS", crash_points)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -326,6 +332,17 @@ impl Serving {
     /// The sum of a metric's series.
     pub fn total(&self, name: &str) -> f64 {
         self.metric(name).values().sum()
+    }
+
+    /// Whether a signal made it stand still.
+    pub fn is_stopped(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        status.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our child").is_some()
     }
 
     pub fn signal(&self, name: &str) {

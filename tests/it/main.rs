@@ -3,6 +3,8 @@
 mod cli;
 mod demo;
 mod deploy;
+mod exactly_once;
+mod flow;
 mod formats;
 mod harness;
 mod model_log;

@@ -1,51 +1,12 @@
 //! Each record becomes one prediction or one dead letter, whatever comes and goes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
 
-use crate::harness::{Cluster, DEADLINE, OwnBroker, Received, data, modelstream, real_kafka, wait_until};
-
-const GOOD: &[u8] = br#"{"sepal_length":5.1,"sepal_width":3.5,"petal_length":1.4,"petal_width":0.2}"#;
-
-struct Flow {
-    input: String,
-    output: String,
-    dead_letters: String,
-}
-
-impl Flow {
-    fn new(cluster: &Cluster, partitions: i32) -> Flow {
-        let (input, output) = (cluster.topic("in", partitions), cluster.topic("out", partitions));
-        Flow { input, output, dead_letters: cluster.topic("in.dead-letters", partitions) }
-    }
-
-    fn arguments<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
-        let flow = ["--model", "iris", "--input", &self.input, "--output", &self.output];
-        flow.iter().chain(more).copied().collect()
-    }
-}
-
-/// How often each record of the input has an output.
-fn outputs_by_source(outputs: &[Received]) -> BTreeMap<(i32, i64), u32> {
-    let mut counts = BTreeMap::new();
-    for output in outputs {
-        *counts.entry(output.source()).or_insert(0) += 1;
-    }
-    counts
-}
-
-/// Of each input partition the outputs are in the input's order, where a partition of the output is looked at alone;
-/// what a crash doubled may go back, but never skips ahead.
-fn assert_order_is_kept(outputs: &[Received]) {
-    let mut last: BTreeMap<(i32, i32), i64> = BTreeMap::new();
-    for output in outputs {
-        let (partition, offset) = output.source();
-        let before = last.insert((output.partition, partition), offset);
-        assert!(before.is_none_or(|before| before < offset), "{offset} of partition {partition} came after {before:?}");
-    }
-}
+use crate::flow::{Flow, GOOD, assert_order_is_kept, outputs_by_source};
+use crate::harness::{DEADLINE, OwnBroker, data, modelstream, real_kafka, wait_until};
 
 #[test]
 fn a_record_keeps_its_key_time_and_headers_and_says_where_it_comes_from() {
@@ -241,58 +202,6 @@ fn come_and_go(test: &str, delivery: &str) {
     }
 }
 
-/// Exactly once: a read_committed reader sees each record's output once, whatever was open when SIGKILL came.
-#[test]
-fn a_killed_process_doubles_nothing_with_exactly_once() {
-    let Some(cluster) = real_kafka("serving-kill-once") else { return };
-    const RECORDS: usize = 60_000;
-    let flow = Flow::new(&cluster, 4);
-    cluster.publish_iris("iris", "7");
-    let keys: Vec<String> = (0..RECORDS).map(|index| index.to_string()).collect();
-    let value = |index: usize| if index % 50 == 7 { &b"bad"[..] } else { GOOD };
-    let records = keys.iter().enumerate().map(|(index, key)| (Some(key.as_bytes()), Some(value(index))));
-    cluster.send(&flow.input, records);
-    let more = ["--lanes", "2", "--batch-records", "50", "-X", "session.timeout.ms=6000"];
-    let more = [&more[..], &["--delivery", "exactly-once", "--instance", "a", "--commit-interval", "30s"]].concat();
-    // Every transaction is open when the process is killed: none is due for 30 s, and the input is never idle.
-    for _ in 0..3 {
-        let serving = cluster.serve(&flow.arguments(&more));
-        wait_until("it works", || serving.total("modelstream_predictions_total") > 500.0);
-        serving.signal("KILL");
-    }
-    let mut last =
-        cluster.serve(&flow.arguments(&[&more[..6], &["--delivery", "exactly-once", "--instance", "a"]].concat()));
-    let predictions = cluster.read(&flow.output, RECORDS - RECORDS / 50);
-    let dead = cluster.read(&flow.dead_letters, RECORDS / 50);
-    assert_order_is_kept(&predictions);
-    let outputs = [predictions, dead].concat();
-    assert_eq!((outputs.len(), outputs_by_source(&outputs).len()), (RECORDS, RECORDS));
-    assert!(last.total("modelstream_transactions_total") > 0.0);
-    assert_eq!(last.stop(), Some(0));
-}
-
-/// Two processes with the same transactional ids: the older is fenced and ends with its own exit code, without a fight.
-#[test]
-fn a_twin_fences_the_older_process() {
-    let Some(cluster) = real_kafka("serving-twin") else { return };
-    let flow = Flow::new(&cluster, 1);
-    cluster.publish_iris("iris", "7");
-    let arguments = flow.arguments(&["--delivery", "exactly-once", "--instance", "twin"]);
-    let mut older = cluster.serve(&arguments);
-    older.wait_until_ready();
-    cluster.send(&flow.input, [(None, Some(GOOD))]);
-    assert_eq!(cluster.read(&flow.output, 1).len(), 1);
-    let mut younger = cluster.serve(&arguments);
-    younger.wait_for_log("serving a new version");
-    // The partition stays with the older one, whose next transaction is refused.
-    wait_until("the younger one took over", || {
-        cluster.send(&flow.input, [(None, Some(GOOD))]);
-        younger.metric("modelstream_assigned_partitions").values().sum::<f64>() == 1.0
-    });
-    assert_eq!(older.wait(), Some(6));
-    assert_eq!(younger.stop(), Some(0));
-}
-
 /// At least once: SIGKILL may double records, and loses none.
 #[test]
 fn a_killed_process_loses_nothing() {
@@ -302,7 +211,8 @@ fn a_killed_process_loses_nothing() {
     cluster.publish_iris("iris", "7");
     let keys: Vec<String> = (0..RECORDS).map(|index| index.to_string()).collect();
     cluster.send(&flow.input, keys.iter().map(|key| (Some(key.as_bytes()), Some(GOOD))));
-    let arguments = flow.arguments(&["--lanes", "2", "--batch-records", "100", "-X", "session.timeout.ms=6000"]);
+    let more = ["--lanes", "2", "--batch-records", "100", "-X", "session.timeout.ms=6000"];
+    let arguments = flow.arguments(&[&more[..], &["--delivery", "at-least-once"]].concat());
     for _ in 0..3 {
         let serving = cluster.serve(&arguments);
         let before = serving.total("modelstream_predictions_total");

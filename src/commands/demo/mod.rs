@@ -20,6 +20,7 @@ use crate::kafka::embedded::EmbeddedBroker;
 use crate::pipeline::{InputFormat, OutputFormat};
 use crate::registry::publish::{Request, publish};
 use crate::registry::{Pick, Selector, Topics};
+use crate::serve::delivery::CommitLimits;
 use crate::serve::lane::LaneSettings;
 use crate::serve::{Server, Settings};
 use crate::shutdown::Stop;
@@ -34,11 +35,13 @@ const TARGET: &str = "species";
 /// Partitions of input and output: two for each lane.
 const PARTITIONS: i32 = 4;
 const LANES: usize = 2;
-const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
+const COMMIT: CommitLimits =
+    CommitLimits { interval: Duration::from_millis(100), records: 50_000, bytes: 32 * 1024 * 1024 };
 /// How long the first model may take to be served: an embedded broker's group needs seconds.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the last predictions may take after the last record.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const VIEW_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The demo's topics.
@@ -126,7 +129,7 @@ pub fn run(common: &cli::Common, demo: &cli::Demo) -> Result<(), Error> {
     crate::shutdown::on_signals(runtime.handle(), stop.clone())
         .map_err(|source| Error::Io { doing: "catching signals".to_owned(), source })?;
     let metrics = Arc::new(Metrics::new());
-    let settings = settings(&connection, &names, config::address(&demo.listen)?);
+    let settings = settings(&connection, &names, config::address(&demo.listen)?, embedded.is_none());
     let server_stop = Stop::new();
     let server = Server::start(settings, metrics, runtime.handle(), server_stop.clone())?;
     print::say(&format!("serving with {LANES} lanes; look at http://{}/", server.address()));
@@ -186,7 +189,7 @@ fn publish_version(
     Ok(format!("published {MODEL} version {version}: {algorithm}, accuracy {accuracy:.3} on unseen rows"))
 }
 
-fn settings(connection: &Connection, names: &Names, listen: std::net::SocketAddr) -> Settings {
+fn settings(connection: &Connection, names: &Names, listen: std::net::SocketAddr, real: bool) -> Settings {
     let lane = LaneSettings {
         input: names.input.clone(),
         output: names.output.clone(),
@@ -195,9 +198,11 @@ fn settings(connection: &Connection, names: &Names, listen: std::net::SocketAddr
         offset_reset: OffsetReset::Error,
         batch_records: 2_000,
         // The embedded broker keeps transactions but does not hide what they abort.
-        exactly_once: false,
+        exactly_once: real,
         instance: "demo".to_owned(),
-        commit_interval: COMMIT_INTERVAL,
+        static_membership: false,
+        commit: COMMIT,
+        dead_letter_share_max: 1.0,
         drain_timeout: Duration::from_secs(10),
     };
     Settings {
@@ -209,6 +214,7 @@ fn settings(connection: &Connection, names: &Names, listen: std::net::SocketAddr
         input_format: InputFormat::Json { field: None },
         output_format: OutputFormat::Json { probabilities: true },
         listen,
+        stall_timeout: STALL_TIMEOUT,
     }
 }
 

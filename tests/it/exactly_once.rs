@@ -1,0 +1,273 @@
+//! Exactly once: whatever dies, each record has one output that a read_committed reader sees.
+
+use std::time::Duration;
+
+use crate::flow::{Flow, GOOD, assert_order_is_kept, outputs_by_source};
+use crate::harness::{Cluster, OwnBroker, real_kafka, wait_until};
+
+/// The shortest session that brokers allow by default, so that a killed member is out soon.
+const SHORT_SESSION: [&str; 2] = ["-X", "session.timeout.ms=6000"];
+
+/// Sends `count` records, of which every fiftieth cannot be scored.
+fn send(cluster: &Cluster, flow: &Flow, count: usize) {
+    let keys: Vec<String> = (0..count).map(|index| index.to_string()).collect();
+    let value = |index: usize| if index % 50 == 7 { &b"bad"[..] } else { GOOD };
+    cluster.send(&flow.input, keys.iter().enumerate().map(|(index, key)| (Some(key.as_bytes()), Some(value(index)))));
+}
+
+/// Waits for the outputs of `count` records and checks that each has exactly one.
+fn assert_exactly_once(cluster: &Cluster, flow: &Flow, count: usize) {
+    let dead = (0..count).filter(|index| index % 50 == 7).count();
+    let predictions = cluster.read(&flow.output, count - dead);
+    assert_order_is_kept(&predictions);
+    let outputs = [predictions, cluster.read(&flow.dead_letters, dead)].concat();
+    assert_eq!((outputs.len(), outputs_by_source(&outputs).len()), (count, count));
+}
+
+/// A step of the loop, and what kills the process there.
+const STEPS: [(&str, &str); 13] = [
+    ("assign", "assign=kill@1"),
+    ("after-poll", "after-poll=kill@4"),
+    ("swap", "swap=kill@1"),
+    ("predict", "predict=kill@4"),
+    ("after-begin", "after-begin=kill@2"),
+    ("mid-produce", "mid-produce=kill@4"),
+    ("after-produce", "after-produce=kill@4"),
+    ("before-offsets", "before-offsets=kill@2"),
+    ("before-commit", "before-commit=kill@2"),
+    ("during-commit", "before-commit=kill-soon@2"),
+    ("after-commit", "after-commit=kill@2"),
+    ("revoke", "revoke=kill@1"),
+    ("rewind", "before-offsets=abort@2,rewind=kill@1"),
+];
+
+#[test]
+fn a_kill_at_any_step_of_the_loop_loses_and_doubles_nothing() {
+    let Some(_) = real_kafka("once-steps") else { return };
+    std::thread::scope(|scope| {
+        for steps in STEPS.chunks(STEPS.len().div_ceil(STEPS_AT_ONCE)) {
+            scope.spawn(|| steps.iter().for_each(|(step, crash_points)| kill_at(step, crash_points)));
+        }
+    });
+}
+
+/// As many processes at once as a small machine can bear.
+const STEPS_AT_ONCE: usize = 4;
+
+fn kill_at(step: &str, crash_points: &str) {
+    const RECORDS: usize = 3_000;
+    let Some(cluster) = real_kafka(&format!("once-{step}")) else { return };
+    let flow = Flow::new(&cluster, 2);
+    cluster.publish_iris("iris", "7");
+    let more = [&["--batch-records", "50", "--commit-interval", "20ms"][..], &SHORT_SESSION].concat();
+    let named = |name: &'static str| flow.arguments(&[&more[..], &["--instance", name]].concat());
+    let mut victim = cluster.serve_disturbed(crash_points, &named("victim"));
+    send(&cluster, &flow, RECORDS);
+    // A rebalance is what the revoking step waits for.
+    let mut other = (step == "revoke").then(|| cluster.serve(&named("other")));
+    assert_eq!(victim.wait(), None, "{step}: ended by a signal");
+    let mut successor = cluster.serve(&named("victim"));
+    assert_exactly_once(&cluster, &flow, RECORDS);
+    for serving in other.iter_mut().chain([&mut successor]) {
+        assert_eq!(serving.stop(), Some(0), "{step}");
+    }
+}
+
+/// One transaction in three is aborted on purpose; processes come and go meanwhile.
+#[test]
+fn aborted_transactions_leave_no_trace_for_readers() {
+    let Some(cluster) = real_kafka("once-abort") else { return };
+    const RECORDS: usize = 20_000;
+    let flow = Flow::new(&cluster, 4);
+    cluster.publish_iris("iris", "7");
+    let arguments = flow.arguments(&["--lanes", "2", "--batch-records", "100", "--commit-interval", "10ms"]);
+    let (mut first, mut second) = (
+        cluster.serve_disturbed("before-commit=abort/3", &arguments),
+        cluster.serve_disturbed("after-produce=abort/30", &arguments),
+    );
+    first.wait_until_ready();
+    second.wait_until_ready();
+    send(&cluster, &flow, RECORDS);
+    assert_exactly_once(&cluster, &flow, RECORDS);
+    for serving in [&mut first, &mut second] {
+        let aborted = serving.metric("modelstream_transactions_total")["{result=\"aborted\"}"];
+        assert!(aborted > 0.0, "some were aborted");
+        assert_eq!(serving.stop(), Some(0));
+    }
+}
+
+/// A process that stands still longer than its session, and one that stands still longer than its transaction may take: when it
+/// wakes up, others have its partitions, and what it had open is worth nothing.
+#[test]
+fn a_zombie_commits_nothing() {
+    std::thread::scope(|scope| {
+        for pause in [Duration::from_secs(8), Duration::from_secs(14)] {
+            scope.spawn(move || zombie(pause));
+        }
+    });
+}
+
+fn zombie(pause: Duration) {
+    const RECORDS: usize = 20_000;
+    let Some(cluster) = real_kafka(&format!("once-zombie-{}", pause.as_secs())) else { return };
+    let flow = Flow::new(&cluster, 2);
+    cluster.publish_iris("iris", "7");
+    let more = [&["--batch-records", "50"][..], &SHORT_SESSION].concat();
+    let named = |name: &'static str| flow.arguments(&[&more[..], &["--instance", name]].concat());
+    // It stops itself with a transaction open.
+    let mut zombie = cluster.serve_disturbed("mid-produce=stop@20", &named("zombie"));
+    send(&cluster, &flow, RECORDS);
+    wait_until("it stands still", || zombie.is_stopped());
+    let mut other = cluster.serve(&named("other"));
+    std::thread::sleep(pause);
+    zombie.signal("CONT");
+    assert_exactly_once(&cluster, &flow, RECORDS);
+    // Fenced because its transaction took too long, or back at work.
+    let code = if zombie.has_ended() { zombie.wait() } else { zombie.stop() };
+    assert!(code == Some(0) || code == Some(6), "{code:?}");
+    assert_eq!(other.stop(), Some(0));
+}
+
+/// The scoring of a batch panics: its records are tried one by one, and the lane lives.
+#[test]
+fn a_panic_while_scoring_costs_nothing_else() {
+    let Some(cluster) = real_kafka("once-panic") else { return };
+    let flow = Flow::new(&cluster, 1);
+    cluster.publish_iris("iris", "7");
+    let mut serving = cluster.serve_disturbed("predict=panic@2", &flow.arguments(&["--batch-records", "50"]));
+    send(&cluster, &flow, 1_000);
+    assert_exactly_once(&cluster, &flow, 1_000);
+    serving.wait_for_log("scoring panicked");
+    assert_eq!(serving.stop(), Some(0));
+}
+
+/// A lane that hangs: the watchdog ends the process, and its successor finishes.
+#[test]
+fn the_watchdog_ends_a_process_whose_lane_hangs() {
+    let Some(cluster) = real_kafka("once-watchdog") else { return };
+    let flow = Flow::new(&cluster, 1);
+    cluster.publish_iris("iris", "7");
+    let more = [&["--stall-timeout", "15s", "--instance", "a"][..], &SHORT_SESSION].concat();
+    let mut hanging = cluster.serve_disturbed("before-offsets=hang@1", &flow.arguments(&more));
+    send(&cluster, &flow, 1_000);
+    assert_eq!(hanging.wait(), Some(9));
+    let mut successor = cluster.serve(&flow.arguments(&more));
+    assert_exactly_once(&cluster, &flow, 1_000);
+    assert_eq!(successor.stop(), Some(0));
+}
+
+/// With the broker away a process ends within its drain timeout, and says that by its exit code.
+#[test]
+fn a_process_that_cannot_drain_ends_all_the_same() {
+    let Some((broker, cluster)) = OwnBroker::start("once-no-drain") else { return };
+    let flow = Flow::new(&cluster, 2);
+    cluster.publish_iris("iris", "7");
+    send(&cluster, &flow, 20_000);
+    let arguments =
+        flow.arguments(&["--lanes", "2", "--batch-records", "20", "--drain-timeout", "3s", "--instance", "a"]);
+    let mut serving = cluster.serve(&arguments);
+    wait_until("it works", || serving.total("modelstream_predictions_total") > 0.0);
+    broker.stop();
+    let code = serving.stop();
+    assert!(code == Some(4) || code == Some(1), "{code:?}: the broker is away, or a lane still waits for it");
+    broker.start_again();
+    let mut successor = cluster.serve(&arguments);
+    assert_exactly_once(&cluster, &flow, 20_000);
+    assert_eq!(successor.stop(), Some(0));
+}
+
+/// Nothing but bad records: the circuit opens, the flow stops, readiness turns red; a version that can score them closes it.
+#[test]
+fn a_flow_of_bad_records_stops_before_it_drains_the_topic() {
+    let Some(cluster) = real_kafka("once-breaker") else { return };
+    const RECORDS: usize = 5_000;
+    let flow = Flow::new(&cluster, 1);
+    cluster.publish_iris("iris", "7");
+    let mut serving = cluster.serve(&flow.arguments(&["--batch-records", "100"]));
+    serving.wait_until_ready();
+    cluster.send(&flow.input, (0..RECORDS).map(|_| (None, Some(&b"bad"[..]))));
+    wait_until("it is not ready", || serving.get("/ready").0 == 503);
+    assert!(serving.get("/ready").1.contains("cannot be scored"), "{}", serving.get("/ready").1);
+    assert_eq!(serving.get("/live").0, 200);
+    let dead = serving.total("modelstream_dead_letters_total");
+    assert!((100.0..2_000.0).contains(&dead), "{dead} of {RECORDS} were let pass");
+    assert_eq!(serving.stop(), Some(0));
+    // What the circuit held back is read again, once somebody says that it is meant.
+    let mut patient = cluster.serve(&flow.arguments(&["--dead-letter-share-max", "1"]));
+    assert_eq!(cluster.read(&flow.dead_letters, RECORDS).len(), RECORDS);
+    assert_eq!(patient.stop(), Some(0));
+}
+
+/// A static member that is restarted within its session takes its partitions up again; nobody else notices.
+#[test]
+fn a_restart_of_a_static_member_is_no_rebalance() {
+    let Some(cluster) = real_kafka("once-static") else { return };
+    const RECORDS: usize = 4_000;
+    let flow = Flow::new(&cluster, 4);
+    cluster.publish_iris("iris", "7");
+    let named = |name: &'static str| flow.arguments(&["--static-membership", "--instance", name]);
+    let (mut first, mut second) = (cluster.serve(&named("a")), cluster.serve(&named("b")));
+    let has_two = |serving: &crate::harness::Serving| serving.total("modelstream_assigned_partitions") == 2.0;
+    wait_until("each has its share", || has_two(&first) && has_two(&second));
+    send(&cluster, &flow, RECORDS);
+    let rebalances = second.total("modelstream_rebalances_total");
+    assert_eq!(first.stop(), Some(0));
+    let mut first = cluster.serve(&named("a"));
+    wait_until("it has its share again", || has_two(&first));
+    assert_exactly_once(&cluster, &flow, RECORDS);
+    assert_eq!(second.total("modelstream_rebalances_total"), rebalances);
+    for serving in [&mut first, &mut second] {
+        assert_eq!(serving.stop(), Some(0));
+    }
+}
+
+/// A read_committed reader sees each record's output once, whatever was open when SIGKILL came.
+#[test]
+fn a_killed_process_doubles_nothing() {
+    let Some(cluster) = real_kafka("once-kill") else { return };
+    const RECORDS: usize = 60_000;
+    let flow = Flow::new(&cluster, 4);
+    cluster.publish_iris("iris", "7");
+    let keys: Vec<String> = (0..RECORDS).map(|index| index.to_string()).collect();
+    let value = |index: usize| if index % 50 == 7 { &b"bad"[..] } else { GOOD };
+    let records = keys.iter().enumerate().map(|(index, key)| (Some(key.as_bytes()), Some(value(index))));
+    cluster.send(&flow.input, records);
+    let more = ["--lanes", "2", "--batch-records", "50", "-X", "session.timeout.ms=6000"];
+    let more = [&more[..], &["--instance", "a", "--commit-interval", "30s"]].concat();
+    // Every transaction is open when the process is killed: none is due for 30 s, and the input is never idle.
+    for _ in 0..3 {
+        let serving = cluster.serve(&flow.arguments(&more));
+        wait_until("it works", || serving.total("modelstream_predictions_total") > 500.0);
+        serving.signal("KILL");
+    }
+    let mut last = cluster.serve(&flow.arguments(&[&more[..6], &["--instance", "a"]].concat()));
+    let predictions = cluster.read(&flow.output, RECORDS - RECORDS / 50);
+    let dead = cluster.read(&flow.dead_letters, RECORDS / 50);
+    assert_order_is_kept(&predictions);
+    let outputs = [predictions, dead].concat();
+    assert_eq!((outputs.len(), outputs_by_source(&outputs).len()), (RECORDS, RECORDS));
+    assert!(last.total("modelstream_transactions_total") > 0.0);
+    assert_eq!(last.stop(), Some(0));
+}
+
+/// Two processes with the same transactional ids: the older is fenced and ends with its own exit code, without a fight.
+#[test]
+fn a_twin_fences_the_older_process() {
+    let Some(cluster) = real_kafka("once-twin") else { return };
+    let flow = Flow::new(&cluster, 1);
+    cluster.publish_iris("iris", "7");
+    let arguments = flow.arguments(&["--instance", "twin"]);
+    let mut older = cluster.serve(&arguments);
+    older.wait_until_ready();
+    cluster.send(&flow.input, [(None, Some(GOOD))]);
+    assert_eq!(cluster.read(&flow.output, 1).len(), 1);
+    let mut younger = cluster.serve(&arguments);
+    younger.wait_for_log("serving a new version");
+    // The partition stays with the older one, whose next transaction is refused.
+    wait_until("the younger one took over", || {
+        cluster.send(&flow.input, [(None, Some(GOOD))]);
+        younger.metric("modelstream_assigned_partitions").values().sum::<f64>() == 1.0
+    });
+    assert_eq!(older.wait(), Some(6));
+    assert_eq!(younger.stop(), Some(0));
+}
