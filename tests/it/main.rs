@@ -1,5 +1,7 @@
 //! The integration tests: one binary, a file for each promise.
 
+mod checked;
+mod checker;
 mod cli;
 mod demo;
 mod deploy;
