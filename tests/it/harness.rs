@@ -18,6 +18,8 @@ use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
 use modelstream::kafka::reader::{LogReader, Read, Start};
 use modelstream::registry::Topics;
 
+use crate::proxy::Proxy;
+
 /// How long anything in a test may take before it has failed.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -104,6 +106,21 @@ impl OwnBroker {
         Some((OwnBroker { dir, port }, Cluster::new(&address, test)))
     }
 
+    /// As [`OwnBroker::start`], with a proxy between it and its clients.
+    pub fn start_proxied(test: &str) -> Option<ProxiedBroker> {
+        real_kafka(test)?;
+        let (dir, listener) = (tempfile::tempdir().expect("a directory"), Proxy::listener());
+        let advertised = listener.local_addr().expect("it listens").port().to_string();
+        let address = OwnBroker::run(dir.path(), &["start", "--port", "0", "--proxied-port", &advertised]);
+        let port = address.rsplit(':').next().expect("a port").to_owned();
+        let behind = std::fs::read_to_string(dir.path().join("proxied")).expect("the broker's second port");
+        let behind = format!("127.0.0.1:{}", behind.trim()).parse().expect("an address");
+        let proxy = Proxy::start(listener, behind);
+        let direct = Cluster::new(&address, test);
+        let cluster = direct.through(&proxy.address().to_string());
+        Some(ProxiedBroker { proxy, cluster, direct, broker: OwnBroker { dir, port } })
+    }
+
     pub fn stop(&self) {
         OwnBroker::run(self.dir.path(), &["stop"]);
     }
@@ -123,6 +140,16 @@ impl Drop for OwnBroker {
         let script = root().join("ops/kafka/broker");
         let _ = Command::new(script).args(["stop", "--dir"]).arg(self.dir.path()).output();
     }
+}
+
+/// A broker of one test's own and the proxy before it.
+pub struct ProxiedBroker {
+    pub proxy: Proxy,
+    /// The cluster as its clients see it, through the proxy.
+    pub cluster: Cluster,
+    /// The same, past the proxy.
+    pub direct: Cluster,
+    pub broker: OwnBroker,
 }
 
 /// A cluster as one test sees it.
@@ -172,6 +199,12 @@ impl Cluster {
         let compacted = |name: &String| TopicSpec { name: name.clone(), partitions: 1, compacted: true };
         cluster.create(&[compacted(&cluster.log.models), compacted(&cluster.log.artifacts)]);
         cluster
+    }
+
+    /// The same topics by another way.
+    fn through(&self, brokers: &str) -> Cluster {
+        let connection = Connection::new(brokers, &[]).expect("no properties");
+        Cluster { brokers: brokers.to_owned(), connection, log: self.log.clone(), prefix: self.prefix.clone() }
     }
 
     /// The test's own name for `name`.

@@ -1,5 +1,7 @@
 //! The integration tests: one binary, a file for each promise.
 
+mod checked;
+mod checker;
 mod cli;
 mod demo;
 mod deploy;
@@ -9,7 +11,9 @@ mod formats;
 mod harness;
 mod model_log;
 mod monitoring;
+mod proxy;
 mod records;
 mod serving;
+mod through_proxy;
 mod tidy;
 mod training;
