@@ -74,13 +74,19 @@ pub fn read_state(connection: &Connection, topics: &Topics) -> Result<State, Err
     require_topics(connection, topics)?;
     let mut follower = Follower::start(connection, topics)?;
     let deadline = Instant::now() + REPLAY_TIMEOUT;
+    let mut last_failure = None;
     while Instant::now() < deadline {
-        if follower.turn(POLL)? == Turn::CaughtUp {
-            return Ok(follower.state);
+        match follower.turn(POLL) {
+            Ok(Turn::CaughtUp) => return Ok(follower.state),
+            Ok(Turn::Change(_) | Turn::Nothing) => {}
+            // One broker of several, or all for a moment.
+            Err(failure @ Error::Kafka(kafka::Error::Unreachable { .. })) => last_failure = Some(failure),
+            Err(failure) => return Err(failure),
         }
     }
     let doing = format!("reading {}", topics.models);
-    Err(kafka::Error::TimedOut { doing, seconds: REPLAY_TIMEOUT.as_secs() }.into())
+    let timed_out = kafka::Error::TimedOut { doing, seconds: REPLAY_TIMEOUT.as_secs() };
+    Err(last_failure.unwrap_or(timed_out.into()))
 }
 
 /// Checks that the model log exists.

@@ -43,6 +43,8 @@ const RECOVER_WAIT: Duration = Duration::from_secs(1);
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// How long a draining lane waits for the broker's next word.
 const DRAIN_WAIT: Duration = Duration::from_millis(100);
+/// The longest that it waits for one answer, while the group may wait for the lane.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a lane waits before it joins anew, so that a lasting failure does not spin.
 const REJOIN_WAIT: Duration = Duration::from_secs(1);
 /// The bytes of a batch: enough to be busy, few beside the fetch queue.
@@ -571,11 +573,14 @@ impl Lane {
     fn drain(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
         let deadline = Instant::now() + self.settings.drain_timeout;
         self.hold(consumer, true);
-        let mut arrived = false;
+        let (mut arrived, mut patience) = (false, DRAIN_WAIT);
         loop {
             self.pulse.turn();
             self.pulse.progress();
-            if self.delivery.is_settled() && consumer.is_between_rebalances(DRAIN_WAIT) {
+            let settled = self.delivery.is_settled() && consumer.is_between_rebalances(patience);
+            // The next answer may be given more time: a broker far away is slower than the first guess.
+            patience = (patience * 2).min(DRAIN_PATIENCE);
+            if settled {
                 if !arrived {
                     arrived = true;
                     self.gate.arrive();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::driver::{self, Outcome, Plan};
 use crate::flow::{Flow, GOOD, assert_order_is_kept, outputs_by_source};
 use crate::harness::{Cluster, OwnBroker, real_kafka, wait_until};
 
@@ -71,6 +72,55 @@ fn kill_at(step: &str, crash_points: &str) {
     for serving in other.iter_mut().chain([&mut successor]) {
         assert_eq!(serving.stop(), Some(0), "{step}");
     }
+}
+
+/// 100,000 records through two processes, each of which is killed three times, while one transaction in three is aborted, new
+/// versions come, and others stand still or are restarted. A read_committed reader looks on all along.
+#[test]
+fn nothing_is_lost_or_doubled_whatever_dies() {
+    let plan = Plan {
+        seed: 7,
+        three_nodes: false,
+        members: 2,
+        lanes: 2,
+        partitions: 6,
+        records: 100_000,
+        rate: 4_000,
+        kills: 6,
+        restarts: 2,
+        pauses: 1,
+        versions: 2,
+        broker_kills: 0,
+        abort_every: 3,
+    };
+    let Some(outcome) = driver::run("once-chaos", &plan) else { return };
+    println!("{}\n{outcome}\n{:#?}", Outcome::HEAD, outcome.report);
+    assert!(outcome.report.is_exactly_once(), "{:#?}", outcome.report);
+    assert_eq!(outcome.report.expected, plan.records);
+    assert!(outcome.kills >= 6 && outcome.report.aborted > 0, "{outcome:#?}");
+}
+
+/// Three nodes, of which one after the other dies, leaders and coordinators with it.
+#[test]
+fn brokers_may_die_too() {
+    let plan = Plan {
+        seed: 11,
+        three_nodes: true,
+        members: 2,
+        lanes: 1,
+        partitions: 6,
+        records: 40_000,
+        rate: 800,
+        kills: 1,
+        restarts: 0,
+        pauses: 0,
+        versions: 1,
+        broker_kills: 3,
+        abort_every: 0,
+    };
+    let Some(outcome) = driver::run("once-brokers", &plan) else { return };
+    println!("{}\n{outcome}\n{:#?}", Outcome::HEAD, outcome.report);
+    assert!(outcome.report.is_exactly_once(), "{:#?}", outcome.report);
 }
 
 /// One transaction in three is aborted on purpose; processes come and go meanwhile.
@@ -167,7 +217,7 @@ fn a_process_that_cannot_drain_ends_all_the_same() {
         flow.arguments(&["--lanes", "2", "--batch-records", "20", "--drain-timeout", "3s", "--instance", "a"]);
     let mut serving = cluster.serve(&arguments);
     wait_until("it works", || serving.total("modelstream_predictions_total") > 0.0);
-    broker.stop();
+    broker.kill();
     let code = serving.stop();
     assert!(code == Some(4) || code == Some(1), "{code:?}: the broker is away, or a lane still waits for it");
     broker.start_again();

@@ -106,6 +106,19 @@ impl OwnBroker {
         Some((OwnBroker { dir, port }, Cluster::new(&address, test)))
     }
 
+    /// As [`OwnBroker::start`], with three nodes: each record has three replicas, of which two must have it.
+    pub fn start_three(test: &str) -> Option<(OwnBroker, Cluster)> {
+        real_kafka(test)?;
+        let dir = tempfile::tempdir().expect("a directory");
+        let addresses = OwnBroker::run(dir.path(), &["start", "--nodes", "3", "--port", "0"]);
+        Some((OwnBroker { dir, port: "0".to_owned() }, Cluster::replicated(&addresses, test, 3)))
+    }
+
+    /// SIGKILL for a node, counted from 1; [`OwnBroker::start_again`] brings it back.
+    pub fn kill_node(&self, node: u32) {
+        OwnBroker::run(self.dir.path(), &["kill", "--node", &node.to_string()]);
+    }
+
     /// As [`OwnBroker::start`], with a proxy between it and its clients.
     pub fn start_proxied(test: &str) -> Option<ProxiedBroker> {
         real_kafka(test)?;
@@ -121,8 +134,9 @@ impl OwnBroker {
         Some(ProxiedBroker { proxy, cluster, direct, broker: OwnBroker { dir, port } })
     }
 
-    pub fn stop(&self) {
-        OwnBroker::run(self.dir.path(), &["stop"]);
+    /// SIGKILL: nothing is flushed, nobody is told.
+    pub fn kill(&self) {
+        OwnBroker::run(self.dir.path(), &["kill"]);
     }
 
     pub fn start_again(&self) {
@@ -158,6 +172,7 @@ pub struct Cluster {
     pub connection: Connection,
     pub log: Topics,
     prefix: String,
+    replication: i32,
 }
 
 /// A record that was read back.
@@ -190,12 +205,16 @@ impl Received {
 
 impl Cluster {
     fn new(brokers: &str, test: &str) -> Cluster {
+        Cluster::replicated(brokers, test, 1)
+    }
+
+    fn replicated(brokers: &str, test: &str, replication: i32) -> Cluster {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("{test}-{}-{number}", std::process::id());
         let connection = Connection::new(brokers, &[]).expect("no properties");
         let log = Topics { models: format!("{prefix}.models"), artifacts: format!("{prefix}.artifacts") };
-        let cluster = Cluster { brokers: brokers.to_owned(), connection, log, prefix };
+        let cluster = Cluster { brokers: brokers.to_owned(), connection, log, prefix, replication };
         let compacted = |name: &String| TopicSpec { name: name.clone(), partitions: 1, compacted: true };
         cluster.create(&[compacted(&cluster.log.models), compacted(&cluster.log.artifacts)]);
         cluster
@@ -204,7 +223,8 @@ impl Cluster {
     /// The same topics by another way.
     fn through(&self, brokers: &str) -> Cluster {
         let connection = Connection::new(brokers, &[]).expect("no properties");
-        Cluster { brokers: brokers.to_owned(), connection, log: self.log.clone(), prefix: self.prefix.clone() }
+        let (log, prefix) = (self.log.clone(), self.prefix.clone());
+        Cluster { brokers: brokers.to_owned(), connection, log, prefix, replication: self.replication }
     }
 
     /// The test's own name for `name`.
@@ -221,7 +241,7 @@ impl Cluster {
 
     pub fn create(&self, topics: &[TopicSpec]) {
         let admin = Admin::new(&self.connection).expect("valid settings");
-        admin.create(topics, 1).expect("topics can be created");
+        admin.create(topics, self.replication).expect("topics can be created");
     }
 
     /// Creates a topic; its name.
@@ -345,6 +365,12 @@ impl Serving {
         (response.status().as_u16(), response.body_mut().read_to_string().expect("text"))
     }
 
+    /// Whether `/ready` says yes; no where nobody answers.
+    pub fn is_ready(&self) -> bool {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        agent.get(format!("http://{}/ready", self.address)).call().is_ok_and(|response| response.status().is_success())
+    }
+
     /// Waits until `/ready` says yes.
     pub fn wait_until_ready(&self) {
         wait_until("the process is ready", || self.get("/ready").0 == 200);
@@ -401,7 +427,8 @@ impl Serving {
         self.wait()
     }
 
-    fn drain_log(&mut self) -> &[String] {
+    /// Everything that it said so far.
+    pub fn drain_log(&mut self) -> &[String] {
         self.log.extend(self.lines.try_iter());
         &self.log
     }

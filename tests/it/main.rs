@@ -5,6 +5,7 @@ mod checker;
 mod cli;
 mod demo;
 mod deploy;
+mod driver;
 mod exactly_once;
 mod flow;
 mod formats;

@@ -236,7 +236,7 @@ fn a_broker_that_goes_away_and_comes_back_loses_nothing() {
     cluster.send(&flow.input, keys.iter().map(|key| (Some(key.as_bytes()), Some(GOOD))));
     let mut serving = cluster.serve(&flow.arguments(&["--lanes", "2", "--batch-records", "50"]));
     wait_until("it works", || serving.total("modelstream_predictions_total") > 0.0);
-    broker.stop();
+    broker.kill();
     wait_until("it is not ready", || serving.get("/ready").0 == 503);
     assert_eq!(serving.get("/live").0, 200);
     broker.start_again();
