@@ -28,7 +28,7 @@ pub const PRODUCE_QUEUE_KIB: u32 = 32 * 1024;
 pub const PRODUCE_QUEUE_RECORDS: u32 = 100_000;
 
 /// Properties that are ours: a promise rests on them, or they load code.
-const RESERVED: [(&str, &str); 16] = [
+const RESERVED: [(&str, &str); 17] = [
     ("bootstrap.servers", "use --brokers"),
     ("metadata.broker.list", "use --brokers"),
     ("group.id", "use --group"),
@@ -44,6 +44,7 @@ const RESERVED: [(&str, &str); 16] = [
     ("acks", "a record that one replica lost is lost"),
     ("request.required.acks", "a record that one replica lost is lost"),
     ("partitioner", "keys must land where Java clients put them"),
+    ("statistics.interval.ms", "the lag and the watchdog need them"),
     ("plugin.library.paths", "it loads code"),
 ];
 

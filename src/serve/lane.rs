@@ -109,6 +109,8 @@ pub struct Lane {
     breaker: Breaker,
     /// The partitions that the lane has, with the offset to start at where it is known.
     assigned: BTreeMap<i32, Option<i64>>,
+    /// For the watchdog: where each of them was, and when it had moved last or had nothing to do.
+    seen: BTreeMap<i32, (i64, Instant)>,
     /// The partitions are paused.
     holding: bool,
     /// What would be read next is not what comes after the committed offsets; since when.
@@ -165,6 +167,7 @@ impl Lane {
             pulse,
             gate,
             assigned: BTreeMap::new(),
+            seen: BTreeMap::new(),
             holding: false,
             adrift: None,
             told: None,
@@ -179,7 +182,7 @@ impl Lane {
     pub fn run(mut self, connection: &Connection, stop: &Stop) -> Result<(), kafka::Error> {
         while !(self.active.is_set() && self.is_prepared()?) {
             self.pulse.turn();
-            self.pulse.progress();
+            self.pulse.progress(Instant::now());
             if stop.wait(IDLE_WAIT) {
                 return Ok(());
             }
@@ -196,6 +199,7 @@ impl Lane {
                     self.pulse.does(Activity::Starting);
                     drop(consumer);
                     self.assigned.clear();
+                    self.seen.clear();
                     self.holding = false;
                     self.delivery.renew()?;
                     self.drift();
@@ -396,7 +400,6 @@ impl Lane {
         }
         let sent = batch.sent - before;
         if sent > 0 {
-            self.pulse.progress();
             self.metrics.stage(Stage::Produce, timer.elapsed());
             if self.breaker.count(sent as u64, dead_letters, Instant::now()) {
                 tracing::error!(
@@ -485,8 +488,11 @@ impl Lane {
                 self.drift();
             }
         }
+        // librdkafka remembers that a partition was paused when it was here before.
         if self.holding {
             consumer.pause(partitions);
+        } else {
+            consumer.resume(partitions);
         }
         Ok(())
     }
@@ -505,6 +511,7 @@ impl Lane {
         });
         self.delivery.forget(partitions);
         self.assigned.retain(|partition, _| !partitions.contains(partition));
+        self.seen.retain(|partition, _| !partitions.contains(partition));
         consumer.unassign(partitions)?;
         self.metrics.forget_partitions(partitions);
         self.rebalanced(if lost { "lost" } else { "revoke" }, partitions);
@@ -547,22 +554,26 @@ impl Lane {
     /// read, in seconds the age of the record that was finished last, while there are any more.
     fn report(&mut self, statistics: Option<&Statistics>) {
         let Some(statistics) = statistics else { return self.metrics.invalid_statistics() };
-        let mut waiting = false;
+        let now = Instant::now();
+        let excused = !statistics.connected || self.pulse.activity() == Activity::CircuitOpen;
+        let mut moved = now;
         for (partition, end) in &statistics.end_offsets {
             let Some(start) = self.assigned.get(partition) else { continue };
             let progress = self.delivery.progress(*partition);
             let Some(next) = progress.map(|progress| progress.next_offset).or(*start) else { continue };
             let records = (end - next).max(0);
-            waiting |= records > 0;
+            let seen = self.seen.entry(*partition).or_insert((next, now));
+            if seen.0 != next || records == 0 || excused {
+                *seen = (next, now);
+            }
+            moved = moved.min(seen.1);
             let Some(progress) = progress else { continue };
-            let now = i64::try_from(unix_millis()).unwrap_or(i64::MAX);
-            let behind_ms = if records == 0 { 0 } else { (now - progress.timestamp_ms.unwrap_or(now)).max(0) };
+            let now_ms = i64::try_from(unix_millis()).unwrap_or(i64::MAX);
+            let behind_ms = if records == 0 { 0 } else { (now_ms - progress.timestamp_ms.unwrap_or(now_ms)).max(0) };
             self.metrics.lag(*partition, records, behind_ms as f64 / 1e3);
         }
         self.pulse.is_connected_now(statistics.connected);
-        if !waiting || !statistics.connected || self.pulse.activity() == Activity::CircuitOpen {
-            self.pulse.progress();
-        }
+        self.pulse.progress(moved);
         let Statistics { sent_bytes, received_bytes, round_trip_seconds, .. } = *statistics;
         self.metrics.client(sent_bytes, received_bytes, round_trip_seconds);
     }
@@ -576,7 +587,7 @@ impl Lane {
         let (mut arrived, mut patience) = (false, DRAIN_WAIT);
         loop {
             self.pulse.turn();
-            self.pulse.progress();
+            self.pulse.progress(Instant::now());
             let settled = self.delivery.is_settled() && consumer.is_between_rebalances(patience);
             // The next answer may be given more time: a broker far away is slower than the first guess.
             patience = (patience * 2).min(DRAIN_PATIENCE);

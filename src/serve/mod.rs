@@ -100,7 +100,7 @@ pub enum Error {
     },
     /// The watchdog.
     #[error(
-        "lane {lane} made no progress for {seconds} s although records wait; ending the process, so that another goes on from the committed offsets"
+        "lane {lane} made no progress on a partition for {seconds} s although records wait; ending the process, so that another goes on from the committed offsets"
     )]
     Stalled {
         /// The lane.

@@ -50,7 +50,7 @@ pub struct LanePulse {
     made: Instant,
     /// Milliseconds from then to the last turn.
     turned_ms: AtomicU64,
-    /// Milliseconds from then to the last finished record, or to when none waited.
+    /// Milliseconds from then to when each partition had moved since, or had nothing to do.
     progressed_ms: AtomicU64,
     /// Assigned partitions.
     partitions: AtomicUsize,
@@ -78,9 +78,10 @@ impl LanePulse {
         self.turned_ms.store(self.millis(), Ordering::Relaxed);
     }
 
-    /// A record was finished, or none waits.
-    pub(super) fn progress(&self) {
-        self.progressed_ms.store(self.millis(), Ordering::Relaxed);
+    /// Since `moment` each partition has moved or has nothing to do.
+    pub(super) fn progress(&self, moment: Instant) {
+        let millis = moment.saturating_duration_since(self.made).as_millis();
+        self.progressed_ms.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub(super) fn has_partitions(&self, partitions: usize) {
@@ -108,7 +109,7 @@ impl LanePulse {
         self.since(&self.turned_ms)
     }
 
-    /// How long the lane has made no progress although records wait.
+    /// How long a partition has not moved although records wait.
     pub fn stalled_for(&self) -> Duration {
         self.since(&self.progressed_ms)
     }

@@ -55,6 +55,8 @@ pub struct Plan {
     pub broker_kills: u32,
     /// One in so many transactions is aborted on purpose; 0 for none.
     pub abort_every: u32,
+    /// Whether lanes are static members of the group.
+    pub static_membership: bool,
 }
 
 /// Something that happens.
@@ -383,7 +385,8 @@ impl Run {
             }
             member.start_at = None;
             let more = ["--lanes", &lanes, "--instance", &member.name, "--group", &self.group];
-            let more = [&more[..], &["-X", "session.timeout.ms=6000", "--stall-timeout", "60s"]].concat();
+            let fixed: &[&str] = if self.plan.static_membership { &["--static-membership"] } else { &[] };
+            let more = [&more[..], &["-X", "session.timeout.ms=6000", "--stall-timeout", "60s"], fixed].concat();
             let arguments = self.flow.arguments(&more);
             member.serving = Some(self.cluster.serve_disturbed(&member.crash_points, &arguments));
         }

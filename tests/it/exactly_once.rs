@@ -92,6 +92,7 @@ fn nothing_is_lost_or_doubled_whatever_dies() {
         versions: 2,
         broker_kills: 0,
         abort_every: 3,
+        static_membership: false,
     };
     let Some(outcome) = driver::run("once-chaos", &plan) else { return };
     println!("{}\n{outcome}\n{:#?}", Outcome::HEAD, outcome.report);
@@ -117,6 +118,7 @@ fn brokers_may_die_too() {
         versions: 1,
         broker_kills: 3,
         abort_every: 0,
+        static_membership: true,
     };
     let Some(outcome) = driver::run("once-brokers", &plan) else { return };
     println!("{}\n{outcome}\n{:#?}", Outcome::HEAD, outcome.report);

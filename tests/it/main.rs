@@ -12,6 +12,7 @@ mod formats;
 mod harness;
 mod model_log;
 mod monitoring;
+mod network;
 mod proxy;
 mod records;
 mod serving;
