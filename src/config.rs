@@ -1,8 +1,9 @@
 //! What was typed becomes what is used; every relation between settings is checked here, once.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::cli;
 use crate::kafka::Connection;
@@ -11,8 +12,9 @@ use crate::kafka::settings::PropertyError;
 use crate::pipeline::{AvroFraming, InputFormat, OutputFormat};
 use crate::registry::state::SelectorError;
 use crate::registry::{Selector, Topics};
+use crate::serve::LaneSettings;
 use crate::serve::delivery::CommitLimits;
-use crate::serve::lane::LaneSettings;
+use crate::serve::output::headers::Convention;
 use crate::serve::{self};
 
 /// The longest commit interval: what is not committed is done again after a crash.
@@ -97,6 +99,7 @@ pub fn serve(common: &cli::Common, serve: &cli::Serve) -> Result<serve::Settings
         input: serve.input.clone(),
         output: serve.output.clone(),
         dead_letters,
+        dead_letter_headers: Convention::named(&serve.dead_letter_headers),
         group,
         offset_reset: offset_reset(&serve.offset_reset),
         batch_records: serve.batch_records as usize,
@@ -141,6 +144,107 @@ impl Profile {
         let properties = [&[self.linger.to_owned()], common.properties.as_slice()].concat();
         Ok(Connection::new(common.brokers(), &properties)?)
     }
+}
+
+/// Which dead letters are meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeadLetterSelection {
+    /// The topic that they are in.
+    pub topic: String,
+    /// The topic that they came from, where only one is meant.
+    pub input: Option<String>,
+    /// Their reasons; none is every reason.
+    pub reasons: Vec<String>,
+    /// The earliest failure.
+    pub since: Option<SystemTime>,
+    /// What the latest failure is before.
+    pub until: Option<SystemTime>,
+    /// The only partition.
+    pub partition: Option<i32>,
+    /// The first offset of the partitions that `from_of` does not name.
+    pub from: i64,
+    /// The first offset by partition.
+    pub from_of: BTreeMap<i32, i64>,
+    /// The last offset.
+    pub to: Option<i64>,
+}
+
+impl DeadLetterSelection {
+    /// The first offset of a partition.
+    pub fn first_offset(&self, partition: i32) -> i64 {
+        self.from_of.get(&partition).copied().unwrap_or(self.from)
+    }
+}
+
+/// What `--input`, `--topic` and the filters select, at the time `now`.
+///
+/// # Errors
+/// When a time or an offset is none.
+pub fn dead_letters(
+    topic: &cli::DeadLetterTopic,
+    filter: &cli::DeadLetterFilter,
+    now: SystemTime,
+) -> Result<DeadLetterSelection, ConfigError> {
+    let time = |flag: &str, text: &Option<String>| text.as_deref().map(|text| moment(flag, text, now)).transpose();
+    let mut selection = DeadLetterSelection {
+        topic: dead_letter_topic(topic)?,
+        input: topic.input.clone(),
+        reasons: filter.reason.clone(),
+        since: time("--since", &filter.since)?,
+        until: time("--until", &filter.until)?,
+        partition: filter.partition,
+        to: filter.to,
+        ..DeadLetterSelection::default()
+    };
+    for from in &filter.from {
+        if from.contains(':') {
+            let (partition, offset) = position("--from", from)?;
+            selection.from_of.insert(partition, offset);
+        } else {
+            selection.from = from.parse().ok().filter(|offset| *offset >= 0).ok_or_else(|| not_an_offset(from))?;
+        }
+    }
+    Ok(selection)
+}
+
+/// The one dead letter at a `PARTITION:OFFSET`.
+///
+/// # Errors
+/// When it is none.
+pub fn dead_letter_at(topic: &cli::DeadLetterTopic, at: &str) -> Result<DeadLetterSelection, ConfigError> {
+    let (partition, offset) = position("the dead letter's position", at)?;
+    let (partition, to) = (Some(partition), Some(offset));
+    let topic = dead_letter_topic(topic)?;
+    Ok(DeadLetterSelection { topic, partition, from: offset, to, ..DeadLetterSelection::default() })
+}
+
+fn dead_letter_topic(topic: &cli::DeadLetterTopic) -> Result<String, ConfigError> {
+    let of_input = || topic.input.as_deref().map(dead_letters_of);
+    let missing = || ConfigError::Relation("--input TOPIC or --topic TOPIC says whose dead letters".to_owned());
+    topic.topic.clone().or_else(of_input).ok_or_else(missing)
+}
+
+/// Reads a point in time, or an age.
+fn moment(flag: &str, text: &str, now: SystemTime) -> Result<SystemTime, ConfigError> {
+    let time = humantime::parse_rfc3339_weak(text).ok();
+    let age = || humantime::parse_duration(text).ok().and_then(|age| now.checked_sub(age));
+    time.or_else(age).ok_or_else(|| {
+        ConfigError::Relation(format!(
+            "{flag} {text}: expected a time such as 2026-01-31T12:00:00Z, or an age such as 2h"
+        ))
+    })
+}
+
+fn position(what: &str, text: &str) -> Result<(i32, i64), ConfigError> {
+    let parts =
+        text.split_once(':').and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)));
+    parts
+        .filter(|(partition, offset)| *partition >= 0 && *offset >= 0)
+        .ok_or_else(|| ConfigError::Relation(format!("{what} {text}: expected PARTITION:OFFSET, for example 0:17")))
+}
+
+fn not_an_offset(text: &str) -> ConfigError {
+    ConfigError::Relation(format!("--from {text}: expected OFFSET or PARTITION:OFFSET, for example 17 or 0:17,1:20"))
 }
 
 /// Resolves a `HOST:PORT`.
@@ -220,5 +324,56 @@ fn output_format(serve: &cli::Serve) -> OutputFormat {
     match serve.output_format.as_str() {
         "avro" => OutputFormat::Avro { probabilities },
         _ => OutputFormat::Json { probabilities },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    fn selected(line: &[&str]) -> Result<DeadLetterSelection, ConfigError> {
+        let words = ["modelstream", "dead-letters", "list"].iter().chain(line).map(|word| (*word).into());
+        let cli::Verb::DeadLetters(cli::DeadLetters::List(list)) = cli::try_parse(words).expect("a line").verb else {
+            panic!("another verb")
+        };
+        dead_letters(&list.topic, &list.filter, UNIX_EPOCH + Duration::from_secs(7_200))
+    }
+
+    #[test]
+    fn dead_letters_are_selected_by_topic_time_and_offset() {
+        let selection =
+            selected(&["--input", "in", "--since", "1h", "--until", "1970-01-01T01:30:00Z"]).expect("valid");
+        assert_eq!((selection.topic.as_str(), selection.input.as_deref()), ("in.dead-letters", Some("in")));
+        assert_eq!(selection.since, Some(UNIX_EPOCH + Duration::from_secs(3_600)));
+        assert_eq!(selection.until, Some(UNIX_EPOCH + Duration::from_secs(5_400)));
+        let selection =
+            selected(&["--topic", "t", "--from", "0:17,2:20", "--reason", "oversize,null_value"]).expect("valid");
+        assert_eq!((selection.topic.as_str(), selection.input), ("t", None));
+        assert_eq!(
+            [0, 1, 2].map(|partition| DeadLetterSelection::first_offset(
+                &selected(&["--topic", "t", "--from", "0:17,2:20,5"]).expect("valid"),
+                partition
+            )),
+            [17, 5, 20]
+        );
+        assert_eq!(selection.reasons, ["oversize", "null_value"]);
+    }
+
+    #[test]
+    fn what_is_no_time_or_offset_is_refused_with_an_example() {
+        let nothing = selected(&[]).expect_err("no topic").to_string();
+        assert!(nothing.contains("--input") && nothing.contains("--topic"), "{nothing}");
+        for (flag, value, example) in [
+            ("--since", "yesterday", "2h"),
+            ("--until", "99999999999999y", "2h"),
+            ("--from", "x", "0:17"),
+            ("--from", "0:x", "0:17"),
+            ("--from", "0:1:2", "0:17"),
+            ("--from=-1", "--to=1", "17"),
+        ] {
+            let refused = selected(&["--topic", "t", flag, value]).expect_err("no such time or offset");
+            assert!(refused.to_string().contains(example), "{flag} {value}: {refused}");
+        }
     }
 }

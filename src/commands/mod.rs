@@ -1,5 +1,6 @@
 //! One verb a file, thin: wire the parts, print.
 
+pub mod dead_letters;
 pub mod demo;
 pub mod models;
 pub mod predict;
@@ -106,6 +107,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Verb::Models(models) => models::run(common, &models),
         Verb::Produce(produce) => produce::run(common, &produce),
         Verb::Tail(tail) => tail::run(common, &tail),
+        Verb::DeadLetters(dead_letters) => dead_letters::run(common, &dead_letters),
         Verb::Topics(cli::Topics::Init(init)) => topics::run(common, &init),
         Verb::Completions { shell } => print::bytes(&cli::completions(shell)),
         Verb::Man => print::bytes(&cli::manual().map_err(print::failed)?),

@@ -15,8 +15,19 @@ pub struct Statistics {
     pub connected: bool,
     /// The mean round trip to the slowest broker in the last interval, in seconds.
     pub round_trip_seconds: f64,
-    /// For each partition of the consumer's topic the offset behind the last record that a read_committed reader may see.
-    pub end_offsets: Vec<(i32, i64)>,
+    /// The partitions of the consumer's topic.
+    pub partitions: Vec<PartitionStatistics>,
+}
+
+/// What librdkafka says about a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionStatistics {
+    /// The partition.
+    pub partition: i32,
+    /// The offset behind the last record that a read_committed reader may see.
+    pub end_offset: i64,
+    /// Whether everything before it was handed out. The last offset may be of no record, but the end of a transaction.
+    pub drained: bool,
 }
 
 /// Reads librdkafka's statistics; `None` where they are not valid JSON, which some versions produce (librdkafka #5378).
@@ -24,16 +35,17 @@ pub(super) fn parse_statistics(json: &[u8], topic: &str) -> Option<Statistics> {
     let raw: Raw = serde_json::from_slice(json).ok()?;
     let round_trips = raw.brokers.values().filter_map(|broker| broker.rtt.as_ref()).map(|rtt| rtt.avg);
     let partitions = raw.topics.get(topic).map(|topic| topic.partitions.values()).into_iter().flatten();
-    let end_offsets = partitions.filter(|partition| partition.partition >= 0).filter_map(|partition| {
-        let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
-        (end >= 0).then_some((partition.partition, end))
+    let partitions = partitions.filter(|partition| partition.partition >= 0).filter_map(|partition| {
+        let end_offset = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
+        let drained = partition.next_offset >= end_offset && partition.fetchq_cnt == 0;
+        (end_offset >= 0).then_some(PartitionStatistics { partition: partition.partition, end_offset, drained })
     });
     Some(Statistics {
         sent_bytes: u64::try_from(raw.tx_bytes).unwrap_or(0),
         received_bytes: u64::try_from(raw.rx_bytes).unwrap_or(0),
         connected: raw.brokers.values().any(|broker| broker.state == "UP"),
         round_trip_seconds: round_trips.max().unwrap_or(0) as f64 / 1e6,
-        end_offsets: end_offsets.collect(),
+        partitions: partitions.collect(),
     })
 }
 

@@ -18,7 +18,7 @@ pub mod settings;
 
 mod context;
 
-pub use context::Statistics;
+pub use context::{PartitionStatistics, Statistics};
 pub use settings::Connection;
 
 use fault::Kind;

@@ -10,9 +10,9 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use crate::kafka::consumer::{BatchLimits, Event, Fetched, GroupConsumer, OffsetReset, Record};
+use crate::kafka::consumer::{BatchLimits, Event, Fetched, GroupConsumer, Record};
 use crate::kafka::fault::Remedy;
 use crate::kafka::producer::Sent;
 use crate::kafka::{self, Connection, Statistics};
@@ -21,11 +21,14 @@ use crate::shutdown::Stop;
 use crate::telemetry::{LaneMetrics, Stage};
 
 use super::active::Active;
+use super::batch::Batch;
 use super::breaker::Breaker;
 use super::crash::{self, Point};
-use super::delivery::{Commit, CommitLimits, Delivery, Promise};
+use super::delivery::{Commit, Delivery};
+use super::lag::{self, Lag};
 use super::output::Outputs;
 use super::pulse::{Activity, Gate, LanePulse};
+use super::settings::LaneSettings;
 
 /// The longest wait for a record: the lane's heartbeat and a stop are never later than this.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
@@ -50,51 +53,6 @@ const REJOIN_WAIT: Duration = Duration::from_secs(1);
 /// The bytes of a batch: enough to be busy, few beside the fetch queue.
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// What all lanes of a process share.
-#[derive(Debug, Clone)]
-pub struct LaneSettings {
-    /// The topic with the records.
-    pub input: String,
-    /// The topic for the predictions.
-    pub output: String,
-    /// The topic for records that cannot be scored.
-    pub dead_letters: String,
-    /// The consumer group.
-    pub group: String,
-    /// Where a partition starts whose committed offset does not exist.
-    pub offset_reset: OffsetReset,
-    /// The most records of a batch.
-    pub batch_records: usize,
-    /// What is promised when something dies.
-    pub exactly_once: bool,
-    /// What tells this process from the others of its group, for transactional ids and static members.
-    pub instance: String,
-    /// Whether lanes are static members of the group: a restart within the session timeout is no rebalance.
-    pub static_membership: bool,
-    /// When a commit is due.
-    pub commit: CommitLimits,
-    /// The largest share of dead letters that does not stop the flow.
-    pub dead_letter_share_max: f64,
-    /// How long a stopping lane finishes what it has.
-    pub drain_timeout: Duration,
-}
-
-impl LaneSettings {
-    fn promise(&self, lane: usize) -> Promise {
-        match self.exactly_once {
-            true => Promise::ExactlyOnce {
-                transactional_id: format!("modelstream.{}.{}.{lane}", self.group, self.instance),
-            },
-            false => Promise::AtLeastOnce,
-        }
-    }
-
-    /// The static member's name of lane `lane`.
-    fn member(&self, lane: usize) -> Option<String> {
-        self.static_membership.then(|| format!("modelstream.{}.{lane}", self.instance))
-    }
-}
-
 /// One lane. [`Lane::run`] is its thread.
 pub struct Lane {
     index: usize,
@@ -109,8 +67,7 @@ pub struct Lane {
     breaker: Breaker,
     /// The partitions that the lane has, with the offset to start at where it is known.
     assigned: BTreeMap<i32, Option<i64>>,
-    /// For the watchdog: where each of them was, and when it had moved last or had nothing to do.
-    seen: BTreeMap<i32, (i64, Instant)>,
+    lag: Lag,
     /// The partitions are paused.
     holding: bool,
     /// What would be read next is not what comes after the committed offsets; since when.
@@ -118,27 +75,6 @@ pub struct Lane {
     /// When a failure to recover was told last.
     told: Option<Instant>,
     version: u64,
-}
-
-/// Records that were fetched together, and how many of them have their output.
-struct Batch<'c> {
-    records: Vec<Record<'c>>,
-    sent: usize,
-}
-
-impl Batch<'_> {
-    fn is_sent(&self) -> bool {
-        self.sent == self.records.len()
-    }
-
-    fn unsent(&self) -> usize {
-        self.records.len() - self.sent
-    }
-
-    fn clear(&mut self) {
-        self.records.clear();
-        self.sent = 0;
-    }
 }
 
 impl Lane {
@@ -167,7 +103,7 @@ impl Lane {
             pulse,
             gate,
             assigned: BTreeMap::new(),
-            seen: BTreeMap::new(),
+            lag: Lag::default(),
             holding: false,
             adrift: None,
             told: None,
@@ -199,7 +135,7 @@ impl Lane {
                     self.pulse.does(Activity::Starting);
                     drop(consumer);
                     self.assigned.clear();
-                    self.seen.clear();
+                    self.lag = Lag::default();
                     self.holding = false;
                     self.delivery.renew()?;
                     self.drift();
@@ -211,7 +147,7 @@ impl Lane {
     }
 
     fn turn_until(&mut self, consumer: &GroupConsumer, stop: &Stop) -> Result<(), kafka::Error> {
-        let mut batch = Batch { records: Vec::with_capacity(self.settings.batch_records), sent: 0 };
+        let mut batch = Batch::default();
         while !stop.is_set() {
             self.pulse.turn();
             let turned = match self.adrift {
@@ -290,7 +226,7 @@ impl Lane {
             self.hold(consumer, true);
         }
         if let Fetched::Event(event) = consumer.serve(FULL_WAIT) {
-            return self.answer(consumer, event, &mut Batch { records: Vec::new(), sent: 0 });
+            return self.answer(consumer, event, &mut Batch::default());
         }
         if !self.is_prepared()? {
             return Ok(());
@@ -430,7 +366,7 @@ impl Lane {
 
     /// Seconds from each finished record's timestamp to now, when its commit was sent.
     fn observe_end_to_end(&mut self) {
-        let now = unix_millis();
+        let now = lag::unix_millis();
         for timestamp in self.delivery.drain_timestamps() {
             self.metrics.end_to_end(now.saturating_sub(timestamp) as f64 / 1e3);
         }
@@ -463,7 +399,7 @@ impl Lane {
                 Ok(())
             }
             Event::Statistics(statistics) => {
-                self.report(statistics.as_ref());
+                self.report(statistics.as_ref(), batch.is_sent());
                 Ok(())
             }
             Event::Failed(error) if matches!(error.remedy(), Remedy::Stop | Remedy::Rejoin) => Err(error),
@@ -511,7 +447,7 @@ impl Lane {
         });
         self.delivery.forget(partitions);
         self.assigned.retain(|partition, _| !partitions.contains(partition));
-        self.seen.retain(|partition, _| !partitions.contains(partition));
+        self.lag.forget(partitions);
         consumer.unassign(partitions)?;
         self.metrics.forget_partitions(partitions);
         self.rebalanced(if lost { "lost" } else { "revoke" }, partitions);
@@ -526,7 +462,7 @@ impl Lane {
                 return self.delivery.settle(consumer, deadline);
             }
             if Instant::now() >= deadline {
-                return abandoned(batch);
+                return batch.abandon();
             }
             std::thread::sleep(FULL_WAIT);
         }
@@ -538,7 +474,7 @@ impl Lane {
             let (doing, cause) = ("working on".to_owned(), "partitions were lost to another member".to_owned());
             return Err(kafka::Error::Abortable { doing, cause });
         }
-        abandoned(batch)
+        batch.abandon()
     }
 
     fn rebalanced(&self, kind: &'static str, partitions: &[i32]) {
@@ -550,29 +486,13 @@ impl Lane {
         }
     }
 
-    /// Turns librdkafka's statistics into the lag of each partition: in records what a read_committed reader could still
-    /// read, in seconds the age of the record that was finished last, while there are any more.
-    fn report(&mut self, statistics: Option<&Statistics>) {
+    fn report(&mut self, statistics: Option<&Statistics>, sent: bool) {
         let Some(statistics) = statistics else { return self.metrics.invalid_statistics() };
-        let now = Instant::now();
-        let excused = !statistics.connected || self.pulse.activity() == Activity::CircuitOpen;
-        let mut moved = now;
-        for (partition, end) in &statistics.end_offsets {
-            let Some(start) = self.assigned.get(partition) else { continue };
-            let progress = self.delivery.progress(*partition);
-            let Some(next) = progress.map(|progress| progress.next_offset).or(*start) else { continue };
-            let records = (end - next).max(0);
-            let seen = self.seen.entry(*partition).or_insert((next, now));
-            if seen.0 != next || records == 0 || excused {
-                *seen = (next, now);
-            }
-            moved = moved.min(seen.1);
-            let Some(progress) = progress else { continue };
-            let now_ms = i64::try_from(unix_millis()).unwrap_or(i64::MAX);
-            let behind_ms = if records == 0 { 0 } else { (now_ms - progress.timestamp_ms.unwrap_or(now_ms)).max(0) };
-            self.metrics.lag(*partition, records, behind_ms as f64 / 1e3);
-        }
         self.pulse.is_connected_now(statistics.connected);
+        // Neither a broker that is away nor an open circuit is a stall.
+        let excused = !statistics.connected || self.pulse.activity() == Activity::CircuitOpen;
+        let assigned = self.assigned.iter().map(|(partition, start)| (*partition, *start));
+        let moved = self.lag.report(statistics, assigned, &self.delivery, sent, excused, &self.metrics);
         self.pulse.progress(moved);
         let Statistics { sent_bytes, received_bytes, round_trip_seconds, .. } = *statistics;
         self.metrics.client(sent_bytes, received_bytes, round_trip_seconds);
@@ -606,7 +526,7 @@ impl Lane {
             }
             let fetched = consumer.serve(DRAIN_WAIT);
             let turned = match fetched {
-                Fetched::Event(event) => self.answer(consumer, event, &mut Batch { records: Vec::new(), sent: 0 }),
+                Fetched::Event(event) => self.answer(consumer, event, &mut Batch::default()),
                 Fetched::Records | Fetched::Nothing => Ok(()),
             };
             if let Err(failure) = turned.and_then(|()| self.commit(consumer)) {
@@ -617,21 +537,4 @@ impl Lane {
         tracing::info!("drained: everything finished is delivered and committed");
         Ok(())
     }
-}
-
-/// An unsent rest of a batch cannot be finished any more: whoever has the partitions reads it again.
-fn abandoned(batch: &Batch<'_>) -> Result<(), kafka::Error> {
-    match batch.unsent() {
-        0 => Ok(()),
-        unsent => Err(kafka::Error::Other {
-            doing: "giving partitions back".to_owned(),
-            cause: format!("{unsent} records of the batch were not sent in time"),
-            fatal: false,
-        }),
-    }
-}
-
-fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -3,6 +3,8 @@
 //! - [`lane`]: the loop
 //! - [`delivery`]: what is promised, and when offsets are committed
 //! - [`breaker`]: stops the flow when too many records cannot be scored
+//! - [`lag`]: how far each partition is behind, and whether it moves
+//! - [`settings`]: what all this is told
 //! - [`pulse`]: what others may know of a lane while it runs
 //! - [`crash`]: where tests may kill it
 //! - [`output`]: predictions and dead letters with their headers
@@ -10,13 +12,16 @@
 //! - [`active`]: the slot with the active model
 
 pub mod active;
+mod batch;
 pub mod breaker;
 pub mod crash;
 pub mod delivery;
+pub mod lag;
 pub mod lane;
 pub mod model_watch;
 pub mod output;
 pub mod pulse;
+pub mod settings;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,20 +30,20 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::kafka;
 use crate::kafka::admin::Admin;
 use crate::kafka::settings::{FETCH_QUEUE_KIB, PRODUCE_QUEUE_KIB};
-use crate::kafka::{self, Connection};
 use crate::model::Refusal;
-use crate::pipeline::{InputFormat, OutputFormat, Reason};
-use crate::registry::{Selector, Topics};
+use crate::pipeline::Reason;
 use crate::shutdown::Stop;
 use crate::telemetry::Metrics;
 use crate::telemetry::http::{self, Probes};
 
 use active::Active;
-use lane::{BATCH_BYTES_MAX, Lane, LaneSettings};
+use lane::{BATCH_BYTES_MAX, Lane};
 use model_watch::{ModelStatus, ModelWatch};
 use pulse::{Activity, Gate, LanePulse};
+pub use settings::{LaneSettings, Settings};
 
 /// A lane that has not turned for this long counts as dead: `/live` says so.
 pub const LANE_SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -48,29 +53,6 @@ const BROKER_RETRY: Duration = Duration::from_secs(1);
 const SUPERVISION: Duration = Duration::from_millis(50);
 /// How much longer than its drain timeout a lane may take to say that it ran out of it.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
-
-/// Everything that a serving process is told.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// How to reach the cluster.
-    pub connection: Connection,
-    /// The model log.
-    pub topics: Topics,
-    /// The model to serve.
-    pub selector: Selector,
-    /// The number of lanes.
-    pub lanes: usize,
-    /// What the lanes share.
-    pub lane: LaneSettings,
-    /// How records are written.
-    pub input_format: InputFormat,
-    /// How predictions are written.
-    pub output_format: OutputFormat,
-    /// Where HTTP is served.
-    pub listen: SocketAddr,
-    /// How long a lane may make no progress although records wait, before the process ends.
-    pub stall_timeout: Duration,
-}
 
 /// What a serving process cannot go on with.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,7 @@
 //! What a lane sends: predictions and dead letters with their headers.
 
+pub mod headers;
+
 use std::io::Write as _;
 use std::time::SystemTime;
 
@@ -7,14 +9,27 @@ use crate::kafka;
 use crate::kafka::consumer::Record;
 use crate::kafka::producer::{Headers, Outgoing, Sent};
 use crate::pipeline::{DeadLetter, Outcome, Reason, ServedModel};
+use crate::telemetry;
 
 use super::delivery::Delivery;
-use super::lane::LaneSettings;
+use super::settings::LaneSettings;
+use headers::{Convention, Failure, History};
 
 /// Headers of ours start with this; those of the input that do are replaced, not kept.
 pub const HEADER_PREFIX: &str = "modelstream-";
 /// The headers that a record of ours carries besides the user's.
-const OWN_HEADERS: usize = 12;
+const OWN_HEADERS: usize = 16;
+
+/// How much of its record a dead letter carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// Everything.
+    Whole,
+    /// A stub: key and headers.
+    WithoutValue,
+    /// A stub of what cannot even do that: only where the record is.
+    Coordinates,
+}
 
 /// Builds and sends the outputs of one lane.
 pub struct Outputs {
@@ -22,6 +37,7 @@ pub struct Outputs {
     output: String,
     dead_letters: String,
     group: String,
+    convention: Option<Convention>,
     model: String,
     version: String,
     digest: String,
@@ -35,6 +51,7 @@ impl Outputs {
             output: settings.output.clone(),
             dead_letters: settings.dead_letters.clone(),
             group: settings.group.clone(),
+            convention: settings.dead_letter_headers,
             model: String::new(),
             version: String::new(),
             digest: String::new(),
@@ -52,24 +69,28 @@ impl Outputs {
     /// is too large becomes a dead letter, a dead letter that is too large becomes a stub with its coordinates.
     ///
     /// # Errors
-    /// When the producer is of no use any more.
+    /// When the producer is of no use any more, or takes not even a stub.
     pub fn send(
         &self,
         delivery: &mut Delivery,
         record: &Record<'_>,
         outcome: &Outcome<'_>,
     ) -> Result<Sent, kafka::Error> {
-        match outcome {
+        let sent = match outcome {
             Outcome::Prediction { bytes, .. } => match delivery.send(self.prediction(record, bytes))? {
                 Sent::TooLarge => {
                     let message = format!("the prediction has {} bytes, more than message.max.bytes", bytes.len());
                     let dead = DeadLetter::new(Reason::OutputOversize, message);
-                    self.send_dead_letter(delivery, record, &dead)
+                    self.send_dead_letter(delivery, record, &dead)?
                 }
-                sent => Ok(sent),
+                sent => sent,
             },
-            Outcome::DeadLetter(dead) => self.send_dead_letter(delivery, record, dead),
+            Outcome::DeadLetter(dead) => self.send_dead_letter(delivery, record, dead)?,
+        };
+        if sent == Sent::Accepted && History::of(record.headers()).is_some() {
+            telemetry::replayed_record();
         }
+        Ok(sent)
     }
 
     fn prediction<'a>(&'a self, record: &'a Record<'_>, value: &'a [u8]) -> Outgoing<'a> {
@@ -90,45 +111,76 @@ impl Outputs {
         record: &Record<'_>,
         dead: &DeadLetter,
     ) -> Result<Sent, kafka::Error> {
-        let whole = self.dead_letter(record, dead);
-        match delivery.send(whole)? {
-            Sent::TooLarge => {
-                let mut stub = self.dead_letter(record, dead);
-                stub.headers = stub.headers.with("modelstream-truncated", b"true");
-                stub.value = None;
-                delivery.send(stub)
+        for extent in [Extent::Whole, Extent::WithoutValue, Extent::Coordinates] {
+            match delivery.send(self.dead_letter(record, dead, extent))? {
+                Sent::TooLarge => {}
+                sent => return Ok(sent),
             }
-            sent => Ok(sent),
         }
+        Err(kafka::Error::Other {
+            doing: format!("sending a dead letter to {}", self.dead_letters),
+            cause:
+                "even without the record's bytes it is larger than message.max.bytes (-X message.max.bytes=… raises it)"
+                    .to_owned(),
+            fatal: false,
+        })
     }
 
-    fn dead_letter<'a>(&'a self, record: &'a Record<'_>, dead: &DeadLetter) -> Outgoing<'a> {
-        let failed_at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let headers = Headers::with_capacity(OWN_HEADERS)
-            .with("modelstream-reason", dead.reason().as_str().as_bytes())
-            .with("modelstream-message", dead.message().as_bytes())
-            .with("modelstream-group", self.group.as_bytes())
-            .with("modelstream-failed-at", failed_at.as_bytes());
+    fn dead_letter<'a>(&'a self, record: &'a Record<'_>, dead: &DeadLetter, extent: Extent) -> Outgoing<'a> {
+        let now = SystemTime::now();
+        let history = History::of(record.headers());
+        let attempt = history.map_or(1, |history| history.next_attempt());
+        let first_failed_at = history.and_then(|history| history.first_failed_at).unwrap_or(now);
+        let mut headers = Headers::with_capacity(OWN_HEADERS)
+            .with(headers::REASON, dead.reason().as_str().as_bytes())
+            .with(headers::MESSAGE, dead.message().as_bytes())
+            .with(headers::GROUP, self.group.as_bytes())
+            .with(headers::FAILED_AT, headers::format_time(now).as_bytes())
+            .with(headers::FIRST_FAILED_AT, headers::format_time(first_failed_at).as_bytes())
+            .with(headers::ATTEMPT, Decimal::default().write(i64::from(attempt)));
+        headers = self.provenance(headers, record);
+        if extent != Extent::Whole {
+            headers = headers.with(headers::TRUNCATED, b"true");
+        }
+        if extent != Extent::Coordinates {
+            headers = headers.with_those_of(record, HEADER_PREFIX);
+        }
         Outgoing {
             topic: &self.dead_letters,
             partition: None,
-            key: record.key(),
-            value: record.payload(),
+            key: record.key().filter(|_| extent != Extent::Coordinates),
+            value: record.payload().filter(|_| extent == Extent::Whole),
             timestamp_ms: record.timestamp_ms(),
-            headers: self.provenance(headers, record).with_those_of(record, HEADER_PREFIX),
+            headers: self.conventional(headers, record, dead),
         }
+    }
+
+    /// Appends the headers of the convention that was asked for, if any.
+    fn conventional(&self, mut headers: Headers, record: &Record<'_>, dead: &DeadLetter) -> Headers {
+        let Some(convention) = self.convention else { return headers };
+        let failure = Failure {
+            topic: &self.input,
+            partition: record.partition(),
+            offset: record.offset(),
+            timestamp_ms: record.timestamp_ms(),
+            group: &self.group,
+            reason: dead.reason(),
+            message: dead.message(),
+        };
+        headers = headers.with(headers::CONVENTION, convention.name().as_bytes());
+        convention.headers(&failure).iter().fold(headers, |headers, (name, value)| headers.with(name, value))
     }
 
     /// Which model and which record this came from.
     fn provenance(&self, headers: Headers, record: &Record<'_>) -> Headers {
         let (mut partition, mut offset) = (Decimal::default(), Decimal::default());
         headers
-            .with("modelstream-model", self.model.as_bytes())
-            .with("modelstream-version", self.version.as_bytes())
-            .with("modelstream-digest", self.digest.as_bytes())
-            .with("modelstream-source-topic", self.input.as_bytes())
-            .with("modelstream-source-partition", partition.write(i64::from(record.partition())))
-            .with("modelstream-source-offset", offset.write(record.offset()))
+            .with(headers::MODEL, self.model.as_bytes())
+            .with(headers::VERSION, self.version.as_bytes())
+            .with(headers::DIGEST, self.digest.as_bytes())
+            .with(headers::SOURCE_TOPIC, self.input.as_bytes())
+            .with(headers::SOURCE_PARTITION, partition.write(i64::from(record.partition())))
+            .with(headers::SOURCE_OFFSET, offset.write(record.offset()))
     }
 }
 

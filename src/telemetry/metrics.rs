@@ -4,6 +4,7 @@
 //! each record, so no label is looked up on the hot path.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,14 @@ const SECONDS: [f64; 17] = [
 ];
 /// Upper bounds in records of a batch.
 const RECORDS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1_000.0, 2_000.0, 10_000.0];
+
+/// Replayed records of this process: they are told where an output gets its headers, which holds no series.
+static REPLAYED: AtomicU64 = AtomicU64::new(0);
+
+/// A record that `dead-letters replay` had sent again has its output.
+pub fn replayed_record() {
+    REPLAYED.fetch_add(1, Ordering::Relaxed);
+}
 
 /// A step of a lane's turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +88,7 @@ struct Flow {
     records: IntCounterVec,
     predictions: IntCounterVec,
     dead_letters: IntCounterVec,
+    replayed_records: IntCounter,
     batch_records: Histogram,
     stage_seconds: HistogramVec,
     end_to_end_seconds: Histogram,
@@ -87,11 +97,13 @@ struct Flow {
 impl Flow {
     fn declare(d: &mut Declare) -> Flow {
         let predictions = "Predictions by model, version and class; the class of a regression is empty.";
+        let replayed = "Records that were dead letters before, replayed, and now have an output.";
         let end_to_end = "Seconds from a record's timestamp to the commit of its offset.";
         Flow {
             records: d.counters("records_total", "Records that were read from the input topic.", &["topic"]),
             predictions: d.counters("predictions_total", predictions, &["model", "version", "class"]),
             dead_letters: d.counters("dead_letters_total", "Records that could not be scored, by reason.", &["reason"]),
+            replayed_records: d.counter("replayed_records_total", replayed),
             batch_records: d.histogram("batch_records", "Records that a lane scored together.", &RECORDS),
             stage_seconds: d.histograms("stage_seconds", "Seconds of a batch's steps in a lane.", &["stage"], &SECONDS),
             end_to_end_seconds: d.histogram("end_to_end_seconds", end_to_end, &SECONDS),
@@ -186,6 +198,11 @@ fn expect_series(counters: &IntCounterVec, values: &[&str]) {
     values.iter().for_each(|value| drop(counters.with_label_values(&[value])));
 }
 
+/// Brings a counter to what was counted elsewhere.
+fn catch_up(counter: &IntCounter, counted: u64) {
+    counter.inc_by(counted.saturating_sub(counter.get()));
+}
+
 impl Default for Metrics {
     fn default() -> Metrics {
         Metrics::new()
@@ -229,8 +246,8 @@ impl Metrics {
 
     /// All series in Prometheus' text format 0.0.4.
     pub fn render(&self) -> String {
-        let dropped = super::logging::dropped_lines();
-        self.log_lines_dropped.inc_by(dropped.saturating_sub(self.log_lines_dropped.get()));
+        catch_up(&self.log_lines_dropped, super::logging::dropped_lines());
+        catch_up(&self.flow.replayed_records, REPLAYED.load(Ordering::Relaxed));
         let mut text = Vec::new();
         // Writing to memory fails only for a metric without a name, which `Declare` does not make.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);

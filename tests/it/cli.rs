@@ -8,9 +8,10 @@ const NOBODY: &str = "127.0.0.1:1";
 #[test]
 fn a_broker_that_is_away_is_exit_code_4_with_what_to_check() {
     std::thread::scope(|scope| {
-        for verb in [&["models", "list"][..], &["tail", "--topic", "t"], &["topics", "init"]] {
+        for line in ["models list", "tail --topic t", "topics init", "dead-letters list --topic t"] {
             scope.spawn(move || {
-                let said = failed_with(4, &[verb, &["--brokers", NOBODY]].concat());
+                let verb: Vec<&str> = line.split(' ').collect();
+                let said = failed_with(4, &[&verb[..], &["--brokers", NOBODY]].concat());
                 assert!(said.contains(NOBODY) && said.contains("--brokers"), "{said}");
             });
         }
@@ -44,6 +45,8 @@ fn settings_that_do_not_go_together_are_exit_code_3() {
     }
     let said = failed_with(3, &["models", "show", "iris@champion"]);
     assert!(said.contains("alias"), "{said}");
+    let said = failed_with(3, &["dead-letters", "show", "17", "--topic", "t"]);
+    assert!(said.contains("PARTITION:OFFSET"), "{said}");
     let said = failed_with(3, &["models", "list", "-X", "no.such.property=1"]);
     assert!(said.contains("no.such.property"), "{said}");
 }

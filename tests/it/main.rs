@@ -3,6 +3,7 @@
 mod checked;
 mod checker;
 mod cli;
+mod dead_letters;
 mod demo;
 mod deploy;
 mod driver;

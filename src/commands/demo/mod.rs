@@ -20,8 +20,8 @@ use crate::kafka::embedded::EmbeddedBroker;
 use crate::pipeline::{InputFormat, OutputFormat};
 use crate::registry::publish::{Request, publish};
 use crate::registry::{Pick, Selector, Topics};
+use crate::serve::LaneSettings;
 use crate::serve::delivery::CommitLimits;
-use crate::serve::lane::LaneSettings;
 use crate::serve::{Server, Settings};
 use crate::shutdown::Stop;
 use crate::telemetry::Metrics;
@@ -194,6 +194,7 @@ fn settings(connection: &Connection, names: &Names, listen: std::net::SocketAddr
         input: names.input.clone(),
         output: names.output.clone(),
         dead_letters: names.dead_letters.clone(),
+        dead_letter_headers: None,
         group: names.group.clone(),
         offset_reset: OffsetReset::Error,
         batch_records: 2_000,

@@ -1,0 +1,83 @@
+//! What a serving process is told.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::kafka::Connection;
+use crate::kafka::consumer::OffsetReset;
+use crate::pipeline::{InputFormat, OutputFormat};
+use crate::registry::{Selector, Topics};
+
+use super::delivery::{CommitLimits, Promise};
+use super::output::headers::Convention;
+
+/// Everything that a serving process is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How to reach the cluster.
+    pub connection: Connection,
+    /// The model log.
+    pub topics: Topics,
+    /// The model to serve.
+    pub selector: Selector,
+    /// The number of lanes.
+    pub lanes: usize,
+    /// What the lanes share.
+    pub lane: LaneSettings,
+    /// How records are written.
+    pub input_format: InputFormat,
+    /// How predictions are written.
+    pub output_format: OutputFormat,
+    /// Where HTTP is served.
+    pub listen: SocketAddr,
+    /// How long a lane may make no progress although records wait, before the process ends.
+    pub stall_timeout: Duration,
+}
+
+/// What all lanes of a process share.
+#[derive(Debug, Clone)]
+pub struct LaneSettings {
+    /// The topic with the records.
+    pub input: String,
+    /// The topic for the predictions.
+    pub output: String,
+    /// The topic for records that cannot be scored.
+    pub dead_letters: String,
+    /// Whose headers dead letters carry besides ours.
+    pub dead_letter_headers: Option<Convention>,
+    /// The consumer group.
+    pub group: String,
+    /// Where a partition starts whose committed offset does not exist.
+    pub offset_reset: OffsetReset,
+    /// The most records of a batch.
+    pub batch_records: usize,
+    /// What is promised when something dies.
+    pub exactly_once: bool,
+    /// What tells this process from the others of its group, for transactional ids and static members.
+    pub instance: String,
+    /// Whether lanes are static members of the group: a restart within the session timeout is no rebalance.
+    pub static_membership: bool,
+    /// When a commit is due.
+    pub commit: CommitLimits,
+    /// The largest share of dead letters that does not stop the flow.
+    pub dead_letter_share_max: f64,
+    /// How long a stopping lane finishes what it has.
+    pub drain_timeout: Duration,
+}
+
+impl LaneSettings {
+    /// What lane `lane` promises.
+    pub(super) fn promise(&self, lane: usize) -> Promise {
+        match self.exactly_once {
+            true => Promise::ExactlyOnce {
+                transactional_id: format!("modelstream.{}.{}.{lane}", self.group, self.instance),
+            },
+            false => Promise::AtLeastOnce,
+        }
+    }
+
+    /// The static member's name of lane `lane`.
+    pub(super) fn member(&self, lane: usize) -> Option<String> {
+        self.static_membership.then(|| format!("modelstream.{}.{lane}", self.instance))
+    }
+}
