@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
@@ -20,6 +20,7 @@ use rdkafka_sys as sys;
 
 use super::Error;
 use super::context::{self, Statistics};
+use super::fault::{self, Kind};
 use super::settings::Connection;
 
 /// Where a partition starts when its group has no valid committed offset.
@@ -125,6 +126,9 @@ impl<'c> Record<'c> {
 /// librdkafka's word for a member of a generation of a group.
 pub(super) struct GroupMetadata(*mut sys::rd_kafka_consumer_group_metadata_t);
 
+// SAFETY: the object is plain memory that nothing else refers to.
+unsafe impl Send for GroupMetadata {}
+
 impl GroupMetadata {
     /// Whether it speaks of a member at all. After a session timeout librdkafka has neither a member id nor a generation until
     /// it has joined again, and a broker takes offsets without them from anyone, as it must from clients before KIP-447: a
@@ -160,6 +164,8 @@ struct GroupContext {
     events: Mutex<VecDeque<Event>>,
     /// Nobody answers events any more: rebalances are answered on the spot, or closing would wait for ever.
     closing: AtomicBool,
+    /// When a connection to a broker failed last.
+    disconnected: Mutex<Option<Instant>>,
 }
 
 impl GroupContext {
@@ -175,6 +181,9 @@ impl ClientContext for GroupContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code().is_some_and(|code| fault::kind(code) == Kind::Unreachable) {
+            *self.disconnected.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
         context::error(&error, reason);
     }
 
@@ -278,6 +287,7 @@ impl GroupConsumer {
             brokers: connection.brokers().to_owned(),
             events: Mutex::new(VecDeque::new()),
             closing: AtomicBool::new(false),
+            disconnected: Mutex::new(None),
         };
         let config = connection.group_consumer(group, member, policy);
         let failed = |error: &KafkaError| Error::new(format!("joining group {group}"), connection.brokers(), error);
@@ -341,7 +351,11 @@ impl GroupConsumer {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 Error::OffsetGone { topic: self.topic.clone() }
             }
-            _ => Error::new(format!("reading {}", self.topic), &self.brokers, error),
+            _ => {
+                let disconnected = *self.inner.context().disconnected.lock().unwrap_or_else(PoisonError::into_inner);
+                let failure = Error::new(format!("reading {}", self.topic), &self.brokers, error);
+                failure.unless_disconnected(disconnected.map(|when| when.elapsed()))
+            }
         }
     }
 

@@ -1,8 +1,11 @@
 //! What an error means and what is to be done about it: decided here, by pure functions, and nowhere else.
 
+use std::time::Duration;
+
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::Error;
+use super::settings::{SESSION_TIMEOUT, TRANSACTION_TIMEOUT};
 
 /// What is to be done about an [`Error`] that a lane meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,32 @@ impl Error {
             | Error::NoTransactions { .. }
             | Error::NoTopic { .. }
             | Error::OffsetGone { .. } => Remedy::Stop,
+        }
+    }
+
+    /// A producer's fence is believed only of a transaction that was younger than its timeout: a coordinator that ends an older
+    /// one raises the producer's epoch, and librdkafka cannot tell that from a twin. Brokers that were away for a while are no
+    /// reason to end the process. A twin that is real fences again.
+    pub fn unless_timed_out(self, transaction_age: Option<Duration>) -> Error {
+        match (self, transaction_age) {
+            (Error::Fenced { doing, cause }, Some(age)) if age >= TRANSACTION_TIMEOUT => {
+                let cause =
+                    format!("the broker ended the transaction, which was open for {} s ({cause})", age.as_secs());
+                Error::Other { doing, cause, fatal: false }
+            }
+            (failure, _) => failure,
+        }
+    }
+
+    /// A static member's fence is believed only where no broker was lost shortly before: a member whose coordinator dies while
+    /// it joins repeats its request, and the next coordinator takes the two for twins.
+    pub fn unless_disconnected(self, disconnected_for: Option<Duration>) -> Error {
+        match (self, disconnected_for) {
+            (Error::Fenced { doing, cause }, Some(since)) if since < SESSION_TIMEOUT => {
+                let cause = format!("{cause}, {} s after a broker was lost", since.as_secs());
+                Error::Other { doing, cause, fatal: true }
+            }
+            (failure, _) => failure,
         }
     }
 }
@@ -138,8 +167,10 @@ pub(super) enum Verdict {
 pub(super) fn judge(call: Call, symptom: Symptom, in_time: bool) -> Verdict {
     // The broker ended a transaction that took too long: librdkafka offers to abort and goes on with a new epoch (KIP-360).
     let timed_out = symptom.code == Code::InvalidProducerEpoch && symptom.abortable;
+    // Of its own member the consumer is told too, and knows whether to believe it.
+    let of_the_member = symptom.code == Code::FencedInstanceId && symptom.abortable;
     match kind(symptom.code) {
-        Kind::Fenced if !timed_out => Verdict::Refused,
+        Kind::Fenced if !timed_out && !of_the_member => Verdict::Refused,
         Kind::NotAuthorised | Kind::Unsupported => Verdict::Refused,
         _ if symptom.retriable && in_time => Verdict::Retry,
         _ if symptom.abortable && call != Call::Abort => Verdict::Abortable,
@@ -162,7 +193,8 @@ mod tests {
             (Call::AddOffsets, Code::Fenced, NEITHER, true, Refused),
             (Call::Commit, Code::ProducerFenced, NEITHER, true, Refused),
             (Call::TakeOver, Code::InvalidProducerEpoch, NEITHER, true, Refused),
-            (Call::AddOffsets, Code::FencedInstanceId, ABORTABLE, true, Refused),
+            // Another static member is the consumer's to judge.
+            (Call::AddOffsets, Code::FencedInstanceId, ABORTABLE, true, Abortable),
             // The broker's own abort after the transaction's timeout is no twin.
             (Call::AddOffsets, Code::InvalidProducerEpoch, ABORTABLE, true, Abortable),
             // Rights do not come back by trying.
@@ -192,6 +224,20 @@ mod tests {
             let verdict = judge(call, Symptom { code, retriable, abortable }, in_time);
             assert_eq!(verdict, expected, "{call:?} {code:?} in time: {in_time}");
         }
+    }
+
+    #[test]
+    fn a_fence_that_an_outage_explains_does_not_end_the_process() {
+        let fenced = || Error::Fenced { doing: String::new(), cause: String::new() };
+        let moment = Duration::from_millis(1);
+        assert_eq!(fenced().unless_timed_out(Some(TRANSACTION_TIMEOUT)).remedy(), Remedy::Renew);
+        assert_eq!(fenced().unless_timed_out(Some(TRANSACTION_TIMEOUT - moment)).remedy(), Remedy::Stop);
+        assert_eq!(fenced().unless_timed_out(None).remedy(), Remedy::Stop);
+        assert_eq!(fenced().unless_disconnected(Some(moment)).remedy(), Remedy::Rejoin);
+        assert_eq!(fenced().unless_disconnected(Some(SESSION_TIMEOUT)).remedy(), Remedy::Stop);
+        assert_eq!(fenced().unless_disconnected(None).remedy(), Remedy::Stop);
+        let other = Error::NoTopic { doing: String::new() };
+        assert_eq!(other.unless_timed_out(Some(TRANSACTION_TIMEOUT)).remedy(), Remedy::Stop);
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! A polled producer, with flush and commit that do not wait longer than they must.
+//! A polled producer, with flush and commit that do not wait longer than they must; its transactions are in `producer/transaction.rs`.
 //!
 //! rdkafka's own `flush` and `commit_transaction` take 100 ms each whenever something is in flight, because they poll in
 //! steps that last their whole time. Here a thread polls the delivery reports ([`ThreadedProducer`]), and `rd_kafka_flush`
 //! and `rd_kafka_commit_transaction` are called directly: about 12 ms a commit.
 
-use std::ffi::CStr;
+mod transaction;
+
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,7 @@ use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka_sys as sys;
 
-use super::consumer::{GroupConsumer, Record};
-use super::fault::{self, Call, Kind, Symptom, Verdict};
+use super::consumer::Record;
 use super::settings::Connection;
 use super::{Error, context};
 
@@ -192,18 +192,6 @@ impl Producer {
         Ok(producer)
     }
 
-    /// Waits until the cluster has fenced the former owner of the transactional id and ended its transaction. May be called
-    /// again when it was not done in time.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`] when it is not done in time; [`Error::NoTransactions`]; when the cluster refuses.
-    pub fn take_over(&self, wait: Duration) -> Result<(), Error> {
-        self.transaction(Call::TakeOver, wait, |client, timeout| {
-            // SAFETY: the client lives as long as the producer.
-            unsafe { sys::rd_kafka_init_transactions(client, timeout) }
-        })
-    }
-
     fn create(connection: &Connection, config: &ClientConfig) -> Result<Producer, Error> {
         let context = ProduceContext { brokers: connection.brokers().to_owned(), ..ProduceContext::default() };
         let inner = ThreadedProducer::from_config_and_context(config, context)
@@ -308,114 +296,5 @@ impl Producer {
     /// Where the tagged records ended up that were delivered since the last call.
     pub fn take_delivered(&self) -> Vec<Delivered> {
         std::mem::take(&mut *self.inner.context().delivered.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Begins a transaction.
-    ///
-    /// # Errors
-    /// When one is open already, or the producer is of no use any more.
-    pub fn begin_transaction(&self) -> Result<(), Error> {
-        self.transaction(Call::Begin, self.transaction_timeout, |client, _| {
-            // SAFETY: the client lives as long as the producer.
-            unsafe { sys::rd_kafka_begin_transaction(client) }
-        })
-    }
-
-    /// Makes the offsets part of the transaction: they are committed when it is, for the member that `consumer` is now. A
-    /// member of a former generation is refused, so a lane that lost its partitions cannot commit.
-    ///
-    /// # Errors
-    /// [`Error::Abortable`] when the group does not take them; [`Error::Fenced`] when a twin took over.
-    pub fn send_offsets(&self, consumer: &GroupConsumer, next: impl Iterator<Item = (i32, i64)>) -> Result<(), Error> {
-        let offsets = consumer.offsets(next)?;
-        let metadata = consumer.group_metadata();
-        if !metadata.is_of_a_member() {
-            let cause = "this consumer is no member of the group at the moment".to_owned();
-            return Err(Error::Abortable { doing: Call::AddOffsets.doing().to_owned(), cause });
-        }
-        self.transaction(Call::AddOffsets, self.transaction_timeout, |client, timeout| {
-            // SAFETY: client, list and metadata live as long as the call, which copies what it needs.
-            unsafe { sys::rd_kafka_send_offsets_to_transaction(client, offsets.ptr(), metadata.as_ptr(), timeout) }
-        })
-    }
-
-    /// Delivers what was sent and commits the transaction.
-    ///
-    /// # Errors
-    /// [`Error::Abortable`] when it cannot be committed; any other error leaves open whether it was.
-    pub fn commit_transaction(&self) -> Result<(), Error> {
-        self.transaction(Call::Commit, self.transaction_timeout, |client, timeout| {
-            // SAFETY: the client lives as long as the producer; its thread polls the reports, as the call demands.
-            unsafe { sys::rd_kafka_commit_transaction(client, timeout) }
-        })
-    }
-
-    /// Aborts the transaction.
-    ///
-    /// # Errors
-    /// When even that is not possible; the broker aborts it after the transaction's timeout.
-    pub fn abort_transaction(&self) -> Result<(), Error> {
-        self.transaction(Call::Abort, self.transaction_timeout, |client, timeout| {
-            // SAFETY: as for the commit.
-            unsafe { sys::rd_kafka_abort_transaction(client, timeout) }
-        })
-    }
-
-    /// Makes a call, and repeats it as long as that is the verdict, until `patience` ends.
-    fn transaction(
-        &self,
-        call: Call,
-        patience: Duration,
-        attempt: impl Fn(*mut sys::rd_kafka_t, i32) -> *mut sys::rd_kafka_error_t,
-    ) -> Result<(), Error> {
-        let deadline = Instant::now() + patience;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
-            let Some(error) = CallError::take(attempt(self.inner.client().native_ptr(), millis)) else { return Ok(()) };
-            match fault::judge(call, error.symptom, Instant::now() < deadline) {
-                Verdict::Retry => std::thread::sleep(FULL_RETRY),
-                verdict => return Err(self.error(call, verdict, error)),
-            }
-        }
-    }
-
-    fn error(&self, call: Call, verdict: Verdict, error: CallError) -> Error {
-        let (doing, code, cause) = (call.doing().to_owned(), error.symptom.code, error.text);
-        match verdict {
-            Verdict::Abortable => Error::Abortable { doing, cause },
-            Verdict::Refused if fault::kind(code) == Kind::Unsupported => Error::NoTransactions { cause },
-            Verdict::Refused | Verdict::Retry => Error::of_code(doing, &self.brokers, code, cause),
-            Verdict::Unsettled if fault::kind(code) == Kind::Unreachable => {
-                Error::of_code(doing, &self.brokers, code, cause)
-            }
-            Verdict::Unsettled => Error::Other { doing, cause, fatal: false },
-        }
-    }
-}
-
-/// A transactional call's error, read out of librdkafka's object.
-struct CallError {
-    symptom: Symptom,
-    text: String,
-}
-
-impl CallError {
-    /// Reads and frees the error object; null is success.
-    fn take(error: *mut sys::rd_kafka_error_t) -> Option<CallError> {
-        if error.is_null() {
-            return None;
-        }
-        // SAFETY: the object is ours until it is destroyed below, and its text lives as long as it does.
-        unsafe {
-            let symptom = Symptom {
-                code: sys::rd_kafka_error_code(error).into(),
-                retriable: sys::rd_kafka_error_is_retriable(error) != 0,
-                abortable: sys::rd_kafka_error_txn_requires_abort(error) != 0,
-            };
-            let text = CStr::from_ptr(sys::rd_kafka_error_string(error)).to_string_lossy().into_owned();
-            sys::rd_kafka_error_destroy(error);
-            Some(CallError { symptom, text })
-        }
     }
 }

@@ -86,6 +86,8 @@ impl Connection {
         config.set("bootstrap.servers", &self.brokers).set("client.id", "modelstream");
         // A new topic or a moved leader is seen within this time, not within librdkafka's five minutes.
         config.set("topic.metadata.refresh.interval.ms", "30000");
+        // A broker that comes back is found within this time, not within librdkafka's ten seconds.
+        config.set("reconnect.backoff.max.ms", "2000");
         for (key, value) in ours {
             config.set(*key, *value);
         }

@@ -89,8 +89,8 @@ pub struct Delivery {
     producer: Producer,
     /// The producer may send: it has taken its transactional id over, where it has one.
     ready: bool,
-    /// A transaction was begun and not ended.
-    open: bool,
+    /// A transaction was begun then and not ended.
+    opened: Option<Instant>,
     limits: CommitLimits,
     pace: Pace,
     progress: BTreeMap<i32, Progress>,
@@ -136,7 +136,7 @@ impl Delivery {
             producer: promise.producer(connection)?,
             promise,
             ready: false,
-            open: false,
+            opened: None,
             limits,
             pace: Pace::default(),
             progress: BTreeMap::new(),
@@ -173,13 +173,13 @@ impl Delivery {
     /// # Errors
     /// When the transaction cannot be committed any more, or the producer is of no use.
     pub fn send(&mut self, outgoing: Outgoing<'_>) -> Result<Sent, kafka::Error> {
-        if !self.open && self.is_transactional() {
+        if self.opened.is_none() && self.is_transactional() {
             self.producer.begin_transaction()?;
-            self.open = true;
+            self.opened = Some(Instant::now());
             crash::at(Point::AfterBegin)?;
         }
         let bytes = outgoing.len() as u64;
-        let sent = self.producer.send(outgoing, UNTAGGED)?;
+        let sent = self.producer.send(outgoing, UNTAGGED).map_err(|failure| self.doubt(failure))?;
         if sent == Sent::Accepted {
             self.bytes += bytes;
         }
@@ -193,7 +193,7 @@ impl Delivery {
 
     /// Whether a transaction is open.
     pub fn is_open(&self) -> bool {
-        self.open
+        self.opened.is_some()
     }
 
     /// `record` has its output.
@@ -299,14 +299,18 @@ impl Delivery {
     }
 
     fn commit_transaction(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
-        if self.open {
-            self.producer.send_offsets(consumer, self.offsets())?;
+        if self.is_open() {
+            self.producer.send_offsets(consumer, self.offsets()).map_err(|failure| self.doubt(failure))?;
             crash::at(Point::BeforeCommit)?;
-            self.producer.commit_transaction()?;
-            self.open = false;
+            self.producer.commit_transaction().map_err(|failure| self.doubt(failure))?;
+            self.opened = None;
         }
         self.committed();
         crash::at(Point::AfterCommit)
+    }
+
+    fn doubt(&self, failure: kafka::Error) -> kafka::Error {
+        failure.unless_timed_out(self.opened.map(|opened| opened.elapsed()))
     }
 
     /// Aborts the open transaction and forgets what it had finished: its input is to be read again.
@@ -314,9 +318,9 @@ impl Delivery {
     /// # Errors
     /// When even that is not possible: [`Delivery::renew`].
     pub fn abort(&mut self) -> Result<(), kafka::Error> {
-        if self.open {
+        if self.is_open() {
             self.producer.abort_transaction()?;
-            self.open = false;
+            self.opened = None;
         }
         // Failures of records that are aborted are no news.
         let _ = self.producer.take_failure();
@@ -332,7 +336,7 @@ impl Delivery {
     pub fn renew(&mut self) -> Result<(), kafka::Error> {
         self.producer = self.promise.producer(&self.connection)?;
         self.ready = false;
-        self.open = false;
+        self.opened = None;
         self.unanswered = 0;
         self.forget_all();
         Ok(())

@@ -511,14 +511,13 @@ impl Lane {
             let settled = self.delivery.is_settled() && consumer.is_between_rebalances(patience);
             // The next answer may be given more time: a broker far away is slower than the first guess.
             patience = (patience * 2).min(DRAIN_PATIENCE);
-            if settled {
-                if !arrived {
-                    arrived = true;
-                    self.gate.arrive();
-                }
-                if self.gate.is_open() {
-                    break;
-                }
+            if settled && !arrived {
+                arrived = true;
+                self.gate.arrive();
+            }
+            // Not asked again whether it is settled: a sibling that has left already began a rebalance.
+            if arrived && self.gate.is_open() {
+                break;
             }
             if Instant::now() >= deadline {
                 let doing = "draining: the broker does not confirm the last commit".to_owned();

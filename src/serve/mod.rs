@@ -47,6 +47,8 @@ pub use settings::{LaneSettings, Settings};
 
 /// A lane that has not turned for this long counts as dead: `/live` says so.
 pub const LANE_SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A lane that has not turned for this long waits for the broker in some call: `/ready` says so.
+pub const LANE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a broker that does not answer at the start is left alone.
 const BROKER_RETRY: Duration = Duration::from_secs(1);
 /// How often the serving process looks at its lanes.
@@ -281,6 +283,10 @@ struct LaneStatus {
 fn lane_is_ready(index: usize, pulse: &LanePulse) -> Result<(), String> {
     if !pulse.is_connected() {
         return Err(format!("lane {index} has no connection to a broker"));
+    }
+    let silent = pulse.age();
+    if silent > LANE_PATIENCE {
+        return Err(format!("lane {index} has waited for the broker for {} s", silent.as_secs()));
     }
     match pulse.activity() {
         Activity::Flowing => Ok(()),

@@ -305,10 +305,9 @@ impl Run {
             }
             Action::KillBroker => self.kill_broker(),
             Action::Kill => {
-                // Each in turn, so that all are killed about as often.
-                let turn = self.kills as usize % self.members.len();
-                let turn = self.members[turn].is_up().then_some(turn);
-                let Some(index) = turn.or_else(|| self.choose()) else { return };
+                // Each in turn, so that all are killed about as often; one that is down is waited for.
+                let index = self.kills as usize % self.members.len();
+                self.wait_for(index);
                 let partitions = (0..self.plan.partitions).collect();
                 lock(&self.recoveries).pending.push((Instant::now(), unix_millis(), partitions));
                 self.kills += 1;
@@ -332,6 +331,15 @@ impl Run {
                 self.members[index].serving.as_ref().expect("it is up").signal("STOP");
                 self.members[index].go_on_at = Some(Instant::now() + Duration::from_secs(seconds));
             }
+        }
+    }
+
+    /// Waits until a member is up, so that all of a plan's kills happen.
+    fn wait_for(&mut self, index: usize) {
+        let deadline = Instant::now() + DEADLINE;
+        while !self.members[index].is_up() {
+            assert!(Instant::now() < deadline, "{} is not up again", self.members[index].name);
+            self.tick();
         }
     }
 
@@ -369,6 +377,7 @@ impl Run {
             {
                 let code = serving.wait();
                 assert_eq!(code, Some(6), "{} ended by itself: {:#?}", member.name, serving.drain_log());
+                println!("{} was fenced: {:?}", member.name, serving.drain_log().last());
                 self.fenced += 1;
                 member.serving = None;
                 member.start_at = Some(now);

@@ -215,8 +215,8 @@ fn a_process_that_cannot_drain_ends_all_the_same() {
     let flow = Flow::new(&cluster, 2);
     cluster.publish_iris("iris", "7");
     send(&cluster, &flow, 20_000);
-    let arguments =
-        flow.arguments(&["--lanes", "2", "--batch-records", "20", "--drain-timeout", "3s", "--instance", "a"]);
+    let more = ["--lanes", "2", "--batch-records", "20", "--drain-timeout", "3s", "--instance", "a"];
+    let arguments = flow.arguments(&[&more[..], &SHORT_SESSION].concat());
     let mut serving = cluster.serve(&arguments);
     wait_until("it works", || serving.total("modelstream_predictions_total") > 0.0);
     broker.kill();

@@ -234,7 +234,9 @@ fn a_broker_that_goes_away_and_comes_back_loses_nothing() {
     cluster.publish_iris("iris", "7");
     let keys: Vec<String> = (0..20_000).map(|index| index.to_string()).collect();
     cluster.send(&flow.input, keys.iter().map(|key| (Some(key.as_bytes()), Some(GOOD))));
-    let mut serving = cluster.serve(&flow.arguments(&["--lanes", "2", "--batch-records", "50"]));
+    // A member whose join the broker's death cut off is waited for until its session ends.
+    let more = ["--lanes", "2", "--batch-records", "50", "-X", "session.timeout.ms=6000"];
+    let mut serving = cluster.serve(&flow.arguments(&more));
     wait_until("it works", || serving.total("modelstream_predictions_total") > 0.0);
     broker.kill();
     wait_until("it is not ready", || serving.get("/ready").0 == 503);
