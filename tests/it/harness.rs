@@ -395,8 +395,13 @@ impl Serving {
 
     /// Whether a signal made it stand still.
     pub fn is_stopped(&self) -> bool {
+        self.stat().first().is_some_and(|state| state == "T")
+    }
+
+    /// The fields of `/proc/PID/stat` from the state on: proc_pid_stat(5).
+    pub fn stat(&self) -> Vec<String> {
         let status = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        status.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+        status.rsplit(')').next().unwrap_or_default().split_whitespace().map(str::to_owned).collect()
     }
 
     /// Whether it has ended by itself.
