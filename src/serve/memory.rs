@@ -74,7 +74,7 @@ mod tests {
     fn the_bound_of_the_defaults() {
         let one = bound(1, 1, 12);
         assert_eq!(one.total, one.base + one.lane);
-        assert_eq!(one.total / MIB, 271);
+        assert_eq!(one.total / MIB, 252);
         assert_eq!(bound(4, 1, 12).total, one.base + 4 * one.lane);
         let three_brokers = bound(1, 3, 12).lane - one.lane;
         assert!((140..160).contains(&(three_brokers / MIB)), "two more answers and their requests: {three_brokers}");
