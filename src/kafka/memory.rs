@@ -9,8 +9,8 @@ use super::settings::{Connection, FETCH_BYTES, FETCH_QUEUE_KIB, FETCH_QUEUE_RECO
 /// A fetched byte becomes at most so many in memory. It is the most that lz4 and snappy can do, and enough for the smallest of
 /// records. gzip (1,032) and zstd (no limit) can do more, with contents that no one but an attacker sends.
 pub const EXPANSION_MAX: u64 = 255;
-/// A fetched record that waits, beside its value: librdkafka's record of it takes 320 bytes; the rest is for its key, its headers and its frame,
-/// which librdkafka does not count.
+/// A fetched record that waits, beside its value: librdkafka's record of it takes 320 bytes; the rest is for its key, its
+/// headers and its frame, which librdkafka does not count.
 const FETCHED_RECORD_BYTES: u64 = 1024;
 /// A record to be sent, beside its bytes: librdkafka's record of it, its list of headers, and the allocator's share.
 pub(super) const SENT_RECORD_BYTES: usize = 448;

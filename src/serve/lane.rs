@@ -176,7 +176,7 @@ impl Lane {
             consumer.serve(FULL_WAIT)
         } else {
             batch.clear();
-            let records = self.breaker.records_max(self.batch_records(self.active.load().as_deref()));
+            let records = self.breaker.records_max(self.active.batch_records(self.settings.batch_records));
             let usual = BatchLimits { records, bytes: BATCH_BYTES_MAX };
             consumer.fetch(&mut batch.records, self.delivery.batch_limits(usual), self.wait())
         };
@@ -281,7 +281,7 @@ impl Lane {
             }
             crash::at(Point::Swap)?;
             self.take_up(model);
-            if batch.records.len() > self.batch_records(Some(model.as_ref())) {
+            if memory::batch_records(batch.records.len(), model.scored_bytes_max()) < batch.records.len() {
                 let (doing, cause) = ("scoring".to_owned(), "the new version takes smaller batches".to_owned());
                 return Err(kafka::Error::Abortable { doing, cause });
             }
@@ -292,12 +292,6 @@ impl Lane {
         }
         self.metrics.batch(batch.records.len());
         Ok(())
-    }
-
-    /// The most records of a batch: what was asked for, fewer where a model's rows are wide.
-    fn batch_records(&self, model: Option<&ServedModel>) -> usize {
-        let usual = self.settings.batch_records;
-        model.map_or(usual, |model| memory::batch_records(usual, model))
     }
 
     fn steps(&mut self, model: &ServedModel, batch: &Batch<'_>) {

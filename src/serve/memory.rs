@@ -3,7 +3,6 @@
 //! Pure: [`Bound::of`] adds up what [`Limits`] says. The terms of librdkafka are in [`crate::kafka::memory`].
 
 use crate::kafka::memory::ClientLimits;
-use crate::pipeline::ServedModel;
 
 use super::lane::BATCH_BYTES_MAX;
 
@@ -53,9 +52,9 @@ impl Bound {
     }
 }
 
-/// How many records of `usual` fit one batch of `model`, or one.
-pub fn batch_records(usual: usize, model: &ServedModel) -> usize {
-    usual.min(SCORED_BYTES_MAX / model.scored_bytes_max()).max(1)
+/// How many records of `usual` fit one batch when each takes `scored_bytes` there; at least one.
+pub fn batch_records(usual: usize, scored_bytes: usize) -> usize {
+    usual.min(SCORED_BYTES_MAX / scored_bytes.max(1)).max(1)
 }
 
 #[cfg(test)]
@@ -79,6 +78,13 @@ mod tests {
         let three_brokers = bound(1, 3, 12).lane - one.lane;
         assert!((140..160).contains(&(three_brokers / MIB)), "two more answers and their requests: {three_brokers}");
         assert_eq!((bound(1, 1, 3_000).lane - bound(1, 1, 0).lane) / MIB, 23);
+    }
+
+    #[test]
+    fn wide_records_come_in_smaller_batches() {
+        assert_eq!(batch_records(2_000, 300), 2_000);
+        assert_eq!(batch_records(2_000, 900_000), 9);
+        assert_eq!(batch_records(2_000, 2 * SCORED_BYTES_MAX), 1);
     }
 
     #[test]

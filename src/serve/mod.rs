@@ -194,7 +194,8 @@ impl Server {
     }
 }
 
-/// Waits for a broker, as a process does that is started before its cluster, and looks the topics up: input, output, dead letters.
+/// Waits for a broker, as a process does that is started before its cluster, and looks the topics up: input, output, dead
+/// letters.
 fn require_topics(settings: &Settings, stop: &Stop) -> Result<[Extent; 3], Error> {
     let admin = Admin::new(&settings.connection)?;
     let topics = [&settings.lane.input, &settings.lane.output, &settings.lane.dead_letters];
