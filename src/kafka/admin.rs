@@ -24,6 +24,15 @@ pub struct TopicSpec {
     pub compacted: bool,
 }
 
+/// How a topic lies in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Its partitions.
+    pub partitions: i32,
+    /// The cluster's brokers.
+    pub brokers: usize,
+}
+
 /// The replicas that [`Admin::create`] gives a topic where the user does not say: what exactly-once needs to survive a broker.
 pub const REPLICATION_WANTED: i32 = 3;
 
@@ -75,6 +84,14 @@ impl Admin {
     /// # Errors
     /// When no broker answers.
     pub fn partitions(&self, topic: &str) -> Result<Option<i32>, Error> {
+        Ok(self.extent(topic)?.map(|extent| extent.partitions))
+    }
+
+    /// The partitions of `topic` and the brokers of the cluster; `None` when it does not exist.
+    ///
+    /// # Errors
+    /// When no broker answers.
+    pub fn extent(&self, topic: &str) -> Result<Option<Extent>, Error> {
         let metadata = self
             .client
             .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
@@ -84,7 +101,7 @@ impl Admin {
             None | Some((Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART), _)) | Some((None, 0)) => {
                 Ok(None)
             }
-            Some((None, partitions)) => Ok(Some(partitions)),
+            Some((None, partitions)) => Ok(Some(Extent { partitions, brokers: metadata.brokers().len() })),
             Some((Some(code), _)) => {
                 Err(self.error(&format!("looking up {topic}"), &KafkaError::MetadataFetch(code.into())))
             }

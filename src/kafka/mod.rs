@@ -6,12 +6,14 @@
 //! - [`reader`]: reads the partitions of a topic to the end and on, without a group
 //! - [`admin`]: topics and their sizes
 //! - [`fault`]: what an error means, and what is to be done about it
+//! - [`memory`]: how much memory the clients of a lane may take
 //! - [`embedded`]: librdkafka's in-process broker, for the demo and quick tests
 
 pub mod admin;
 pub mod consumer;
 pub mod embedded;
 pub mod fault;
+pub mod memory;
 pub mod producer;
 pub mod reader;
 pub mod settings;

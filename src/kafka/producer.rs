@@ -6,6 +6,8 @@
 
 mod transaction;
 
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,10 +16,12 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel}
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::util::IntoOpaque;
 use rdkafka_sys as sys;
 
 use super::consumer::Record;
-use super::settings::Connection;
+use super::memory::{SENT_HEADER_BYTES, SENT_RECORD_BYTES};
+use super::settings::{Connection, PRODUCE_QUEUE_KIB, number};
 use super::{Error, context};
 
 /// How long a producer that is full is left alone before it is tried again.
@@ -52,14 +56,14 @@ impl Outgoing<'_> {
     }
 }
 
-/// Headers of a record to send.
+/// Headers of a record to send, and the memory that they take.
 #[derive(Debug, Default)]
-pub struct Headers(Option<OwnedHeaders>);
+pub struct Headers(Option<OwnedHeaders>, usize);
 
 impl Headers {
     /// No headers, with room for `capacity`.
     pub fn with_capacity(capacity: usize) -> Headers {
-        Headers(Some(OwnedHeaders::new_with_capacity(capacity)))
+        Headers(Some(OwnedHeaders::new_with_capacity(capacity)), 0)
     }
 
     /// Appends one.
@@ -79,7 +83,8 @@ impl Headers {
 
     fn with_optional(self, name: &str, value: Option<&[u8]>) -> Headers {
         let headers = self.0.unwrap_or_default();
-        Headers(Some(headers.insert(Header { key: name, value })))
+        let bytes = self.1 + SENT_HEADER_BYTES + name.len() + value.map_or(0, <[u8]>::len);
+        Headers(Some(headers.insert(Header { key: name, value })), bytes)
     }
 }
 
@@ -98,7 +103,7 @@ pub enum Sent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivered {
     /// The tag that it was sent with.
-    pub tag: usize,
+    pub tag: u32,
     /// The partition.
     pub partition: i32,
     /// The offset.
@@ -106,11 +111,33 @@ pub struct Delivered {
 }
 
 /// What a record is sent with when nobody asks where it ended up.
-pub const UNTAGGED: usize = 0;
+pub const UNTAGGED: u32 = 0;
+
+/// What a record takes along until its delivery is reported: its tag, and the memory that it takes meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ticket {
+    tag: u32,
+    bytes: u32,
+}
+
+const _: () = assert!(usize::BITS >= u64::BITS, "a ticket travels in the place of a pointer");
+
+impl IntoOpaque for Ticket {
+    fn into_ptr(self) -> *mut c_void {
+        std::ptr::without_provenance_mut((self.bytes as usize) << u32::BITS | self.tag as usize)
+    }
+
+    unsafe fn from_ptr(pointer: *mut c_void) -> Ticket {
+        let both = pointer.addr();
+        Ticket { tag: both as u32, bytes: (both >> u32::BITS) as u32 }
+    }
+}
 
 #[derive(Default)]
 struct ProduceContext {
     brokers: String,
+    /// The memory that records take which were sent and not delivered yet.
+    queued_bytes: AtomicUsize,
     /// The first delivery that failed since anyone asked.
     failure: Mutex<Option<Error>>,
     delivered: Mutex<Vec<Delivered>>,
@@ -127,9 +154,10 @@ impl ClientContext for ProduceContext {
 }
 
 impl ProducerContext for ProduceContext {
-    type DeliveryOpaque = usize;
+    type DeliveryOpaque = Ticket;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, tag: usize) {
+    fn delivery(&self, result: &DeliveryResult<'_>, Ticket { tag, bytes }: Ticket) {
+        self.queued_bytes.fetch_sub(bytes as usize, Ordering::Relaxed);
         match result {
             Ok(_) if tag == UNTAGGED => {}
             Ok(message) => {
@@ -149,6 +177,8 @@ impl ProducerContext for ProduceContext {
 pub struct Producer {
     inner: ThreadedProducer<ProduceContext>,
     brokers: String,
+    /// The most memory of records that wait.
+    queue_bytes_max: usize,
     /// How long a transactional call is repeated; nothing for a producer without transactions.
     transaction_timeout: Duration,
 }
@@ -196,7 +226,13 @@ impl Producer {
         let context = ProduceContext { brokers: connection.brokers().to_owned(), ..ProduceContext::default() };
         let inner = ThreadedProducer::from_config_and_context(config, context)
             .map_err(|error| Error::new("creating a producer", connection.brokers(), &error))?;
-        Ok(Producer { inner, brokers: connection.brokers().to_owned(), transaction_timeout: Duration::ZERO })
+        let queue_kib = number(config, "queue.buffering.max.kbytes").unwrap_or(u64::from(PRODUCE_QUEUE_KIB));
+        Ok(Producer {
+            inner,
+            brokers: connection.brokers().to_owned(),
+            queue_bytes_max: usize::try_from(queue_kib.saturating_mul(1024)).unwrap_or(usize::MAX),
+            transaction_timeout: Duration::ZERO,
+        })
     }
 
     /// Hands a record to the producer without waiting. A `tag` other than [`UNTAGGED`] is reported by
@@ -204,17 +240,30 @@ impl Producer {
     ///
     /// # Errors
     /// When the producer is of no use any more, or the topic is unknown.
-    pub fn send(&self, outgoing: Outgoing<'_>, tag: usize) -> Result<Sent, Error> {
-        let record: BaseRecord<'_, [u8], [u8], usize> = BaseRecord {
+    pub fn send(&self, outgoing: Outgoing<'_>, tag: u32) -> Result<Sent, Error> {
+        let bytes = u32::try_from(SENT_RECORD_BYTES + outgoing.len() + outgoing.headers.1).unwrap_or(u32::MAX);
+        let queued_bytes = &self.inner.context().queued_bytes;
+        let queued = queued_bytes.load(Ordering::Relaxed);
+        // One record is always taken, however large.
+        if queued > 0 && queued + bytes as usize > self.queue_bytes_max {
+            return Ok(Sent::Full);
+        }
+        let record: BaseRecord<'_, [u8], [u8], Ticket> = BaseRecord {
             topic: outgoing.topic,
             partition: outgoing.partition,
             payload: outgoing.value,
             key: outgoing.key,
             timestamp: outgoing.timestamp_ms,
             headers: outgoing.headers.0,
-            delivery_opaque: tag,
+            delivery_opaque: Ticket { tag, bytes },
         };
-        match self.inner.send(record) {
+        // Before the record is sent: its delivery may be reported before the call returns.
+        queued_bytes.fetch_add(bytes as usize, Ordering::Relaxed);
+        let sent = self.inner.send(record);
+        if sent.is_err() {
+            queued_bytes.fetch_sub(bytes as usize, Ordering::Relaxed);
+        }
+        match sent {
             Ok(()) => Ok(Sent::Accepted),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(Sent::Full),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => Ok(Sent::TooLarge),
@@ -243,12 +292,7 @@ impl Producer {
     ///
     /// # Errors
     /// As [`Producer::send`]; also when there is no room in time, or the record is too large.
-    pub fn send_waiting<'a>(
-        &self,
-        make: impl Fn() -> Outgoing<'a>,
-        tag: usize,
-        deadline: Instant,
-    ) -> Result<(), Error> {
+    pub fn send_waiting<'a>(&self, make: impl Fn() -> Outgoing<'a>, tag: u32, deadline: Instant) -> Result<(), Error> {
         loop {
             match self.send(make(), tag)? {
                 Sent::Accepted => return Ok(()),
@@ -296,5 +340,44 @@ impl Producer {
     /// Where the tagged records ended up that were delivered since the last call.
     pub fn take_delivered(&self) -> Vec<Delivered> {
         std::mem::take(&mut *self.inner.context().delivered.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_comes_back_as_it_went() {
+        for ticket in
+            [Ticket { tag: 0, bytes: 0 }, Ticket { tag: 7, bytes: u32::MAX }, Ticket { tag: u32::MAX, bytes: 448 }]
+        {
+            // SAFETY: the pointer is one of a ticket.
+            assert_eq!(unsafe { Ticket::from_ptr(ticket.into_ptr()) }, ticket);
+        }
+    }
+
+    #[test]
+    fn a_producer_without_a_broker_is_full_when_its_limit_is_reached_by_keys_and_headers_too() {
+        let properties = ["queue.buffering.max.kbytes=100".to_owned()];
+        let connection = Connection::new("127.0.0.1:1", &properties).expect("valid");
+        let producer = Producer::idempotent(&connection).expect("valid settings");
+        let send = |key: &[u8], header: &[u8]| {
+            let headers = Headers::with_capacity(1).with("h", header);
+            let outgoing =
+                Outgoing { topic: "t", partition: None, key: Some(key), value: None, timestamp_ms: None, headers };
+            producer.send(outgoing, UNTAGGED).expect("usable")
+        };
+        assert_eq!(send(&[0; 200_000], b""), Sent::Accepted, "one record is always taken");
+        assert_eq!(send(b"", b""), Sent::Full);
+        drop(producer);
+        let producer = Producer::idempotent(&connection).expect("valid settings");
+        let full = (0..1_000).position(|_| {
+            let headers = Headers::with_capacity(1).with("h", &[0; 1_000]);
+            let outgoing =
+                Outgoing { topic: "t", partition: None, key: None, value: None, timestamp_ms: None, headers };
+            producer.send(outgoing, UNTAGGED).expect("usable") == Sent::Full
+        });
+        assert_eq!(full, Some(100 * 1024 / (SENT_RECORD_BYTES + SENT_HEADER_BYTES + 1 + 1_000)));
     }
 }

@@ -20,12 +20,31 @@ pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(120);
 pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often librdkafka reports its statistics, from which the lag is read.
 pub const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
-/// Fetched bytes that wait for a lane; librdkafka's default of 64 MiB a consumer is more than a lane needs to stay busy.
-pub const FETCH_QUEUE_KIB: u32 = 32 * 1024;
-/// Produced bytes that wait for the broker; when it is full, the lane pauses its partitions.
-pub const PRODUCE_QUEUE_KIB: u32 = 32 * 1024;
-/// Produced records that wait for the broker.
+/// Bytes of values that wait for a lane, of all its partitions together; librdkafka's default is 64 MiB. A lane needs what
+/// comes while a full queue is left alone and the next fetch is under way: a few megabytes.
+pub const FETCH_QUEUE_KIB: u32 = 16 * 1024;
+/// Records that wait for a lane, of all its partitions together: librdkafka's documentation says "per partition", but these
+/// queues are forwarded into one, and the one is looked at. Tiny records fill memory by their number, not by their bytes.
+pub const FETCH_QUEUE_RECORDS: u32 = 20_000;
+/// How soon a full queue is looked at again. In librdkafka's default of a second a lane empties the queue and runs dry: with
+/// ten milliseconds and a fifth of the records a lane was faster by a third.
+pub const FETCH_QUEUE_BACKOFF: Duration = Duration::from_millis(10);
+/// Bytes that a broker answers one fetch with, compressed as they were sent. They are accepted whatever the queue holds
+/// already, from each broker once, and may become [`EXPANSION_MAX`](super::memory::EXPANSION_MAX) times as many in memory:
+/// with librdkafka's default of 52 MB that is no bound at all. One batch of records that is larger comes even so. On a line
+/// of 2 ms a broker still gives 100 MB/s. It costs where each fetch names a thousand partitions: 180k records a second
+/// instead of the 300k of a megabyte; whoever has a lane like that sets the property.
+pub const FETCH_BYTES: u32 = 256 * 1024;
+/// `message.max.bytes` of librdkafka.
+const MESSAGE_BYTES: u32 = 1_000_000;
+/// Bytes that wait for the broker, with all that a record takes: librdkafka's own count is of values alone, and keys, headers
+/// and its records of them are several times a small prediction. When it is full, the lane pauses its partitions. Enough for
+/// what a lane makes in a hundred milliseconds.
+pub const PRODUCE_QUEUE_KIB: u32 = 48 * 1024;
+/// Records that wait for the broker.
 pub const PRODUCE_QUEUE_RECORDS: u32 = 100_000;
+/// What a reader without a group may have waiting: chunks of an artifact, of half a megabyte each, or dead letters.
+const READER_QUEUE_KIB: u32 = 4 * 1024;
 
 /// Properties that are ours: a promise rests on them, or they load code.
 const RESERVED: [(&str, &str); 17] = [
@@ -104,7 +123,9 @@ impl Connection {
     /// A member of a consumer group that commits what we tell it, when we tell it.
     pub(super) fn group_consumer(&self, group: &str, member: Option<&str>, offset_reset: &str) -> ClientConfig {
         let (session, poll) = (millis(SESSION_TIMEOUT), millis(MAX_POLL_INTERVAL));
-        let (statistics, queue) = (millis(STATISTICS_INTERVAL), FETCH_QUEUE_KIB.to_string());
+        let statistics = millis(STATISTICS_INTERVAL);
+        let (queue, records) = (FETCH_QUEUE_KIB.to_string(), FETCH_QUEUE_RECORDS.to_string());
+        let (fetch, backoff) = (FETCH_BYTES.to_string(), millis(FETCH_QUEUE_BACKOFF));
         let mut config = self.client(&[
             ("group.id", group),
             ("enable.auto.commit", "false"),
@@ -119,10 +140,13 @@ impl Connection {
             ("max.poll.interval.ms", &poll),
             ("statistics.interval.ms", &statistics),
             ("queued.max.messages.kbytes", &queue),
+            ("queued.min.messages", &records),
+            ("fetch.queue.backoff.ms", &backoff),
+            ("fetch.max.bytes", &fetch),
             // The broker answers as soon as it has anything; with more it waits and throughput falls by two thirds.
             ("fetch.wait.max.ms", "50"),
-            ("queued.min.messages", "100000"),
         ]);
+        receive_only(&mut config);
         if let Some(member) = member {
             config.set("group.instance.id", member);
         }
@@ -131,7 +155,8 @@ impl Connection {
 
     /// A reader without a group: every byte is checked, ends of partitions are told.
     pub(super) fn reader(&self) -> ClientConfig {
-        self.client(&[
+        let (queue, backoff) = (READER_QUEUE_KIB.to_string(), millis(FETCH_QUEUE_BACKOFF));
+        let mut config = self.client(&[
             // librdkafka asks for a group id although none is used.
             ("group.id", "modelstream-reader"),
             ("enable.auto.commit", "false"),
@@ -142,8 +167,13 @@ impl Connection {
             ("allow.auto.create.topics", "false"),
             ("check.crcs", "true"),
             ("fetch.wait.max.ms", "50"),
-            ("queued.max.messages.kbytes", "16384"),
-        ])
+            ("queued.max.messages.kbytes", &queue),
+            ("queued.min.messages", "10000"),
+            ("fetch.queue.backoff.ms", &backoff),
+            ("fetch.max.bytes", "1048576"),
+        ]);
+        receive_only(&mut config);
+        config
     }
 
     /// An idempotent producer.
@@ -175,6 +205,18 @@ impl fmt::Debug for Connection {
         let names: Vec<&String> = self.properties.iter().map(|(name, _)| name).collect();
         f.debug_struct("Connection").field("brokers", &self.brokers).field("properties", &names).finish()
     }
+}
+
+/// What a client that only receives can do without: librdkafka refuses to fetch less at once than `message.max.bytes`, which
+/// is about what is sent, and which a user raises for large dead letters.
+fn receive_only(config: &mut ClientConfig) {
+    let fetch = number(config, "fetch.max.bytes").unwrap_or(u64::from(MESSAGE_BYTES));
+    config.set("message.max.bytes", fetch.min(u64::from(MESSAGE_BYTES)).to_string());
+}
+
+/// A property's number, where it has one.
+pub(super) fn number(config: &ClientConfig, property: &str) -> Option<u64> {
+    config.get(property)?.parse().ok()
 }
 
 fn millis(duration: Duration) -> String {
@@ -210,6 +252,17 @@ mod tests {
         let connection = Connection::new("b:1", &["linger.ms=50".to_owned()]).expect("valid");
         assert_eq!(connection.producer().get("linger.ms"), Some("50"));
         assert_eq!(connection.producer().get("enable.idempotence"), Some("true"));
+    }
+
+    #[test]
+    fn what_may_be_sent_does_not_limit_what_is_fetched() {
+        let larger = Connection::new("b:1", &["message.max.bytes=20000000".to_owned()]).expect("valid");
+        assert_eq!(larger.producer().get("message.max.bytes"), Some("20000000"));
+        let consumer = larger.group_consumer("g", None, "error");
+        assert_eq!(number(&consumer, "fetch.max.bytes"), number(&consumer, "message.max.bytes"));
+        consumer.create_native_config().expect("librdkafka takes it");
+        let fetch = Connection::new("b:1", &["fetch.max.bytes=50000000".to_owned()]).expect("valid");
+        assert_eq!(fetch.group_consumer("g", None, "error").get("message.max.bytes"), Some("1000000"));
     }
 
     #[test]

@@ -70,6 +70,15 @@ impl ServedModel {
         Ok(ServedModel { name, version, digest, model, plan, decoder, encoder })
     }
 
+    /// The most bytes that one record takes while a batch is scored: its row of features, the model's answers, its prediction.
+    pub fn scored_bytes_max(&self) -> usize {
+        let answers = self.model.signature().target.classes.len().max(1);
+        self.plan.columns() * size_of::<f32>()
+            + answers * size_of::<f64>()
+            + self.prediction_bytes_max()
+            + size_of::<Place>()
+    }
+
     /// The most bytes that one prediction of this version takes; at most [`encode::PREDICTION_BYTES_MAX`].
     pub fn prediction_bytes_max(&self) -> usize {
         self.encoder.bytes_max()

@@ -136,7 +136,7 @@ fn write(
             headers: Headers::default(),
         };
         count += 1;
-        producer.send_waiting(make, count as usize, deadline)?;
+        producer.send_waiting(make, count, deadline)?;
         progress(chunk.len());
     }
     delivered_chunks(producer, topics, count, deadline)
@@ -149,8 +149,8 @@ fn delivered_chunks(producer: &Producer, topics: &Topics, count: u32, deadline: 
         return Err(failure.into());
     }
     let delivered = producer.take_delivered();
-    let offset_of = |tag: usize| delivered.iter().find(|delivered| delivered.tag == tag).map(|found| found.offset);
-    match (offset_of(1), offset_of(count as usize)) {
+    let offset_of = |tag: u32| delivered.iter().find(|delivered| delivered.tag == tag).map(|found| found.offset);
+    match (offset_of(1), offset_of(count)) {
         (Some(first_offset), Some(last_offset)) if delivered_in_time && delivered.len() == count as usize => {
             Ok(Chunks { partition: ARTIFACTS_PARTITION, first_offset, last_offset, count })
         }

@@ -6,6 +6,8 @@ use arc_swap::{ArcSwapOption, Guard};
 
 use crate::pipeline::ServedModel;
 
+use super::memory;
+
 /// The model that the next batch is scored with.
 #[derive(Default)]
 pub struct Active(ArcSwapOption<ServedModel>);
@@ -19,6 +21,11 @@ impl Active {
     /// The active model. Hold it for one batch: all of a batch is scored with one version.
     pub fn load(&self) -> Guard<Option<Arc<ServedModel>>> {
         self.0.load()
+    }
+
+    /// The most records of a batch: `usual`, fewer where the model's rows are wide.
+    pub fn batch_records(&self, usual: usize) -> usize {
+        self.0.load().as_ref().map_or(usual, |model| memory::batch_records(usual, model.scored_bytes_max()))
     }
 
     /// Whether there is a model.

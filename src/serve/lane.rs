@@ -26,6 +26,7 @@ use super::breaker::Breaker;
 use super::crash::{self, Point};
 use super::delivery::{Commit, Delivery};
 use super::lag::{self, Lag};
+use super::memory;
 use super::output::Outputs;
 use super::pulse::{Activity, Gate, LanePulse};
 use super::settings::LaneSettings;
@@ -50,7 +51,7 @@ const DRAIN_WAIT: Duration = Duration::from_millis(100);
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a lane waits before it joins anew, so that a lasting failure does not spin.
 const REJOIN_WAIT: Duration = Duration::from_secs(1);
-/// The bytes of a batch: enough to be busy, few beside the fetch queue.
+/// The bytes of a batch, before the record that fills it: enough to be busy, few beside the fetch queue.
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// One lane. [`Lane::run`] is its thread.
@@ -175,8 +176,8 @@ impl Lane {
             consumer.serve(FULL_WAIT)
         } else {
             batch.clear();
-            let usual = BatchLimits { records: self.settings.batch_records, bytes: BATCH_BYTES_MAX };
-            let usual = BatchLimits { records: self.breaker.records_max(usual.records), ..usual };
+            let records = self.breaker.records_max(self.active.batch_records(self.settings.batch_records));
+            let usual = BatchLimits { records, bytes: BATCH_BYTES_MAX };
             consumer.fetch(&mut batch.records, self.delivery.batch_limits(usual), self.wait())
         };
         let idle = matches!(fetched, Fetched::Nothing) && batch.is_sent();
@@ -280,6 +281,10 @@ impl Lane {
             }
             crash::at(Point::Swap)?;
             self.take_up(model);
+            if memory::batch_records(batch.records.len(), model.scored_bytes_max()) < batch.records.len() {
+                let (doing, cause) = ("scoring".to_owned(), "the new version takes smaller batches".to_owned());
+                return Err(kafka::Error::Abortable { doing, cause });
+            }
         }
         if catch_unwind(AssertUnwindSafe(|| self.steps(model, batch))).is_err() {
             tracing::error!(model = model.name, version = model.version, "scoring panicked; looking for the record");

@@ -5,6 +5,7 @@
 //! - [`breaker`]: stops the flow when too many records cannot be scored
 //! - [`lag`]: how far each partition is behind, and whether it moves
 //! - [`settings`]: what all this is told
+//! - [`memory`]: the most memory that it takes
 //! - [`pulse`]: what others may know of a lane while it runs
 //! - [`crash`]: where tests may kill it
 //! - [`output`]: predictions and dead letters with their headers
@@ -18,6 +19,7 @@ pub mod crash;
 pub mod delivery;
 pub mod lag;
 pub mod lane;
+pub mod memory;
 pub mod model_watch;
 pub mod output;
 pub mod pulse;
@@ -31,8 +33,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::kafka;
-use crate::kafka::admin::Admin;
-use crate::kafka::settings::{FETCH_QUEUE_KIB, PRODUCE_QUEUE_KIB};
+use crate::kafka::admin::{Admin, Extent};
+use crate::kafka::memory::ClientLimits;
 use crate::model::Refusal;
 use crate::pipeline::Reason;
 use crate::shutdown::Stop;
@@ -40,7 +42,8 @@ use crate::telemetry::Metrics;
 use crate::telemetry::http::{self, Probes};
 
 use active::Active;
-use lane::{BATCH_BYTES_MAX, Lane};
+use lane::Lane;
+use memory::{Bound, Limits};
 use model_watch::{ModelStatus, ModelWatch};
 use pulse::{Activity, Gate, LanePulse};
 pub use settings::{LaneSettings, Settings};
@@ -134,8 +137,11 @@ impl Server {
         let address = runtime
             .block_on(http::serve(settings.listen, Arc::clone(&metrics), probes))
             .map_err(|source| Error::Listen { address: settings.listen, source })?;
-        announce(&settings, address);
-        require_topics(&settings, &stop)?;
+        // Before anything waits for a broker.
+        tracing::info!("metrics on http://{address}/metrics");
+        let bound = memory_bound(&settings, require_topics(&settings, &stop)?);
+        metrics.memory_bound(bound.total);
+        announce(&settings, address, bound);
         let (drain_timeout, stall_timeout) = (settings.lane.drain_timeout, settings.stall_timeout);
         let (watch, lanes) = start_threads(settings, watch, &active, &metrics, &pulses, &stop)?;
         Ok(Server { address, lanes, watch, pulses, stop, stall_timeout, drain_timeout })
@@ -190,13 +196,19 @@ impl Server {
     }
 }
 
-/// Waits for a broker, as a process does that is started before its cluster, and looks the topics up.
-fn require_topics(settings: &Settings, stop: &Stop) -> Result<(), Error> {
+/// Waits for a broker, as a process does that is started before its cluster, and looks the topics up: input, output, dead
+/// letters.
+fn require_topics(settings: &Settings, stop: &Stop) -> Result<[Extent; 3], Error> {
     let admin = Admin::new(&settings.connection)?;
-    for topic in [&settings.lane.input, &settings.lane.output, &settings.lane.dead_letters] {
+    let topics = [&settings.lane.input, &settings.lane.output, &settings.lane.dead_letters];
+    let mut extents = [Extent { partitions: 0, brokers: 0 }; 3];
+    for (topic, found) in topics.into_iter().zip(&mut extents) {
         loop {
-            match admin.partitions(topic) {
-                Ok(Some(_)) => break,
+            match admin.extent(topic) {
+                Ok(Some(extent)) => {
+                    *found = extent;
+                    break;
+                }
                 Ok(None) => return Err(Error::NoTopic(topic.clone())),
                 Err(error @ kafka::Error::Unreachable { .. }) => {
                     tracing::warn!(%error, "trying again");
@@ -208,7 +220,7 @@ fn require_topics(settings: &Settings, stop: &Stop) -> Result<(), Error> {
             }
         }
     }
-    Ok(())
+    Ok(extents)
 }
 
 type Threads = (JoinHandle<()>, Vec<JoinHandle<Result<(), kafka::Error>>>);
@@ -244,10 +256,21 @@ fn spawn<T: Send + 'static>(name: String, run: impl FnOnce() -> T + Send + 'stat
     std::thread::Builder::new().name(name).spawn(run).map_err(Error::Thread)
 }
 
-/// The sum of the limits, so that an operator can compare it with the container's.
-fn announce(settings: &Settings, address: SocketAddr) {
-    let queues = (FETCH_QUEUE_KIB + PRODUCE_QUEUE_KIB) as usize * 1024;
-    let lane_bytes = queues + 2 * BATCH_BYTES_MAX;
+/// As the cluster is now: brokers that are added later may add to it.
+fn memory_bound(settings: &Settings, [input, output, dead_letters]: [Extent; 3]) -> Bound {
+    let partitions = [input, output, dead_letters].map(|extent| u64::from(extent.partitions.unsigned_abs()));
+    Bound::of(&Limits {
+        lanes: settings.lanes as u64,
+        clients: ClientLimits::of(&settings.connection),
+        // A broker that leads no partition is not asked.
+        brokers: (input.brokers as u64).min(partitions[0]),
+        partitions: partitions.iter().sum(),
+    })
+}
+
+/// The sum of the limits and its parts, so that an operator can compare it with the container's.
+fn announce(settings: &Settings, address: SocketAddr, bound: Bound) {
+    let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
     tracing::info!(
         model = %settings.selector,
         input = settings.lane.input,
@@ -255,8 +278,10 @@ fn announce(settings: &Settings, address: SocketAddr) {
         dead_letters = settings.lane.dead_letters,
         group = settings.lane.group,
         lanes = settings.lanes,
-        memory_bound_mib = settings.lanes * lane_bytes / (1024 * 1024),
-        "serving; metrics on http://{address}/metrics; the memory bound is without the models",
+        memory_bound_mib = mib(bound.total),
+        memory_base_mib = mib(bound.base),
+        memory_lane_mib = mib(bound.lane),
+        "serving; metrics on http://{address}/metrics; the memory bound is base + lanes × lane, without the models",
     );
 }
 

@@ -79,6 +79,7 @@ pub struct Metrics {
     group: Group,
     models: Models,
     client: Client,
+    memory_bound: Gauge,
     log_lines_dropped: IntCounter,
     active_info: Mutex<Option<[String; 4]>>,
 }
@@ -217,6 +218,8 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let (flow, group) = (Flow::declare(&mut d), Group::declare(&mut d));
         let (models, client) = (Models::declare(&mut d), Client::declare(&mut d));
+        let memory_bound = "The most bytes of memory that the process takes without the models: the sum of its limits.";
+        let memory_bound = d.gauge("memory_bound_bytes", memory_bound);
         let dropped = d.counter("log_lines_dropped_total", "Log lines that stderr did not take in time.");
         #[cfg(target_os = "linux")]
         d.add_process_metrics();
@@ -228,6 +231,7 @@ impl Metrics {
             group,
             models,
             client,
+            memory_bound,
             log_lines_dropped: dropped,
             active_info: Mutex::new(None),
         }
@@ -252,6 +256,11 @@ impl Metrics {
         // Writing to memory fails only for a metric without a name, which `Declare` does not make.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         String::from_utf8(text).unwrap_or_default()
+    }
+
+    /// The sum of the limits.
+    pub fn memory_bound(&self, bytes: u64) {
+        self.memory_bound.set(bytes as f64);
     }
 
     /// The handles of lane `index` on `topic`.

@@ -404,6 +404,13 @@ impl Serving {
         status.rsplit(')').next().unwrap_or_default().split_whitespace().map(str::to_owned).collect()
     }
 
+    /// The most memory that it had at any time, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse::<u64>().ok()).expect("a number of KiB") * 1024
+    }
+
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("our child").is_some()

@@ -1,0 +1,97 @@
+//! The most memory that a serving process takes: the sum of its limits, without the models.
+//!
+//! Pure: [`Bound::of`] adds up what [`Limits`] says. The terms of librdkafka are in [`crate::kafka::memory`].
+
+use crate::kafka::memory::ClientLimits;
+
+use super::lane::BATCH_BYTES_MAX;
+
+/// What a process takes before it has a lane: code, threads, the HTTP server, metrics, the reader of the model log with up to
+/// four megabytes of chunks, and what the allocator keeps of what was freed.
+const BASE_BYTES: u64 = 64 * 1024 * 1024;
+/// Decoded rows, answers and predictions of one batch. Without it, two thousand records of a model with twenty thousand classes
+/// would take gigabytes.
+pub const SCORED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A buffer that grows has up to twice what it holds.
+const GROWTH: u64 = 2;
+/// A batch ends with the record that fills it.
+const LAST_RECORD_BYTES: u64 = 10 * 1024 * 1024;
+
+/// Everything that bounds a process's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Its lanes.
+    pub lanes: u64,
+    /// Of the clients of each.
+    pub clients: ClientLimits,
+    /// Brokers that may lead partitions of the input.
+    pub brokers: u64,
+    /// Partitions of input, output and dead letters.
+    pub partitions: u64,
+}
+
+/// The declared bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// What the process takes without lanes.
+    pub base: u64,
+    /// What each lane adds.
+    pub lane: u64,
+    /// Both, with all lanes.
+    pub total: u64,
+}
+
+impl Bound {
+    /// Adds the limits up.
+    pub fn of(limits: &Limits) -> Bound {
+        let Limits { lanes, clients, brokers, partitions } = limits;
+        let batch = BATCH_BYTES_MAX as u64 + LAST_RECORD_BYTES + GROWTH * SCORED_BYTES_MAX as u64;
+        let partitions = ClientLimits::partition_bytes(*partitions);
+        let lane = clients.consumer_bytes(*brokers) + clients.producer_bytes(*brokers) + batch + partitions;
+        Bound { base: BASE_BYTES, lane, total: BASE_BYTES + lanes * lane }
+    }
+}
+
+/// How many records of `usual` fit one batch when each takes `scored_bytes` there; at least one.
+pub fn batch_records(usual: usize, scored_bytes: usize) -> usize {
+    usual.min(SCORED_BYTES_MAX / scored_bytes.max(1)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::Connection;
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn bound(lanes: u64, brokers: u64, partitions: u64) -> Bound {
+        let clients = ClientLimits::of(&Connection::new("b:1", &[]).expect("no properties"));
+        Bound::of(&Limits { lanes, clients, brokers, partitions })
+    }
+
+    #[test]
+    fn the_bound_of_the_defaults() {
+        let one = bound(1, 1, 12);
+        assert_eq!(one.total, one.base + one.lane);
+        assert_eq!(one.total / MIB, 252);
+        assert_eq!(bound(4, 1, 12).total, one.base + 4 * one.lane);
+        let three_brokers = bound(1, 3, 12).lane - one.lane;
+        assert!((140..160).contains(&(three_brokers / MIB)), "two more answers and their requests: {three_brokers}");
+        assert_eq!((bound(1, 1, 3_000).lane - bound(1, 1, 0).lane) / MIB, 23);
+    }
+
+    #[test]
+    fn wide_records_come_in_smaller_batches() {
+        assert_eq!(batch_records(2_000, 300), 2_000);
+        assert_eq!(batch_records(2_000, 900_000), 9);
+        assert_eq!(batch_records(2_000, 2 * SCORED_BYTES_MAX), 1);
+    }
+
+    #[test]
+    fn a_property_of_the_users_is_part_of_it() {
+        let larger = Connection::new("b:1", &["fetch.max.bytes=1048576".to_owned()]).expect("valid");
+        let clients = ClientLimits::of(&larger);
+        let larger = Bound::of(&Limits { lanes: 1, clients, brokers: 1, partitions: 12 });
+        assert!(larger.total - bound(1, 1, 12).total > 190 * MIB);
+    }
+}
