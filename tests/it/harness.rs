@@ -81,13 +81,18 @@ pub fn real_kafka(test: &str) -> Option<Cluster> {
     match bootstrap() {
         Ok(brokers) => Some(Cluster::new(brokers, test)),
         Err(why) => {
-            let line = format!("SKIPPED {test}: it needs a real broker: {why}");
-            assert!(std::env::var_os("MODELSTREAM_TEST_REQUIRE").is_none(), "{line}");
-            // Past the capture of a test's output: a skip is not silent.
-            let _ = writeln!(std::io::stderr(), "{line}");
+            skip(test, &format!("it needs a real broker: {why}"));
             None
         }
     }
+}
+
+/// Says loudly that a test does not run; a failure where `MODELSTREAM_TEST_REQUIRE` is set.
+pub fn skip(test: &str, why: &str) {
+    let line = format!("SKIPPED {test}: {why}");
+    assert!(std::env::var_os("MODELSTREAM_TEST_REQUIRE").is_none(), "{line}");
+    // Past the capture of a test's output: a skip is not silent.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A broker of one test's own, for what would disturb the others: it can be stopped and started again.
