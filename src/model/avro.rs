@@ -4,6 +4,8 @@
 //! form in little-endian order, the datum (Avro specification 1.12, "Single-object encoding"). Only data of our own schemas is
 //! ever decoded: a writer's schema from elsewhere could ask for any amount of memory.
 
+mod bounds;
+
 use std::sync::Once;
 
 use apache_avro::Schema;
@@ -15,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::Refusal;
 use super::artifact::ARTIFACT_BYTES_MAX;
+use bounds::Shape;
 
 /// What single-object encoding starts with.
 const MARKER: [u8; 2] = [0xC3, 0x01];
@@ -24,6 +27,7 @@ const HEADER_BYTES: usize = 10;
 /// A schema of ours, with its frame.
 pub(super) struct Format {
     schema: Schema,
+    shape: Shape,
     header: [u8; HEADER_BYTES],
     /// What is framed: `artifact`, `manifest`.
     what: &'static str,
@@ -36,7 +40,7 @@ impl Format {
         let mut header = [0; HEADER_BYTES];
         header[..2].copy_from_slice(&MARKER);
         header[2..].copy_from_slice(&schema.fingerprint::<Rabin>().bytes);
-        Format { schema, header, what }
+        Format { shape: Shape::of(&schema), schema, header, what }
     }
 
     /// The frame and the datum.
@@ -68,6 +72,7 @@ impl Format {
         if header != self.header {
             return Err(Refusal::NewerFormat { what: self.what, fingerprint: hex(&header[2..]) });
         }
+        self.shape.check(datum, self.what)?;
         limit_allocation();
         let broken = |error: apache_avro::Error| Refusal::Undecodable(format!("the {}: {error}", self.what));
         let reader = GenericDatumReader::builder(&self.schema).build().map_err(broken)?;
@@ -79,7 +84,8 @@ impl Format {
     }
 }
 
-/// Lets no length in a datum claim more memory than the largest artifact has. The limit is the process's, set once.
+/// Lets apache-avro read strings up to the size of the largest artifact; what is not there was refused before. The limit is
+/// the process's, set once.
 fn limit_allocation() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -11,6 +11,8 @@ use super::{Refusal, Signature};
 
 /// The largest manifest: with its key it stays below what a broker takes by default.
 pub const MANIFEST_BYTES_MAX: usize = 900_000;
+/// The last millisecond of the year 9999, beyond which no calendar time has a text.
+const PUBLISHED_AT_MS_MAX: i64 = 253_402_300_799_999;
 /// The Avro schema of a manifest.
 pub const SCHEMA: &str = include_str!("../../schemas/manifest.avsc");
 static AVRO: LazyLock<Format> = LazyLock::new(|| Format::new(SCHEMA, "manifest"));
@@ -93,6 +95,11 @@ impl Manifest {
             && room.is_some_and(|room| i64::from(chunks.count) <= room);
         if !possible || manifest.version == 0 {
             return Err(Refusal::Undecodable(format!("a number of the manifest cannot be: {chunks:?}")));
+        }
+        let published_at = manifest.published_at_ms;
+        if !(0..=PUBLISHED_AT_MS_MAX).contains(&published_at) {
+            let message = format!("the manifest's time cannot be: {published_at} ms since 1970");
+            return Err(Refusal::Undecodable(message));
         }
         Ok(manifest)
     }

@@ -1,14 +1,13 @@
-//! Replay the model log to its end, then follow it; fetch and reassemble an artifact.
+//! Replay the model log to its end, then follow it; fetch an artifact.
 
 use std::time::{Duration, Instant};
 
 use crate::kafka::admin::Admin;
-use crate::kafka::consumer::Record;
 use crate::kafka::reader::{LogReader, Read, Start};
 use crate::kafka::{self, Connection};
-use crate::model::artifact::ARTIFACT_BYTES_MAX;
-use crate::model::{Digest, Manifest, Refusal};
+use crate::model::{Manifest, Refusal};
 
+use super::chunks::Assembler;
 use super::state::{Change, State};
 use super::{CHUNK_TIMEOUT, Error, REPLAY_TIMEOUT, Topics};
 
@@ -127,7 +126,7 @@ pub fn fetch_artifact(connection: &Connection, topics: &Topics, manifest: &Manif
     while !assembler.is_complete() {
         match reader.next(POLL) {
             Ok(Read::Record(record)) => {
-                assembler.take(&record)?;
+                assembler.take(record.offset(), record.key(), record.payload())?;
                 deadline = Instant::now() + CHUNK_TIMEOUT;
             }
             Ok(Read::End(_)) => return Err(assembler.incomplete("the topic ends").into()),
@@ -143,68 +142,4 @@ pub fn fetch_artifact(connection: &Connection, topics: &Topics, manifest: &Manif
         }
     }
     Ok(assembler.finish()?)
-}
-
-/// Puts the chunks of one artifact together, in order and within the size that the manifest promises.
-struct Assembler<'m> {
-    manifest: &'m Manifest,
-    bytes: Vec<u8>,
-    next_chunk: u32,
-}
-
-impl<'m> Assembler<'m> {
-    fn new(manifest: &'m Manifest) -> Result<Assembler<'m>, Refusal> {
-        if manifest.artifact_bytes > ARTIFACT_BYTES_MAX as u64 {
-            let (actual, limit) = (manifest.artifact_bytes, ARTIFACT_BYTES_MAX as u64);
-            return Err(Refusal::TooLarge { what: "the artifact's size in bytes", actual, limit });
-        }
-        Ok(Assembler { manifest, bytes: Vec::new(), next_chunk: 0 })
-    }
-
-    fn is_complete(&self) -> bool {
-        self.next_chunk == self.manifest.chunks.count
-    }
-
-    fn take(&mut self, record: &Record<'_>) -> Result<(), Refusal> {
-        if record.offset() > self.manifest.chunks.last_offset {
-            return Err(self.incomplete("the last one's offset is passed"));
-        }
-        let key = chunk_key(&self.manifest.digest, self.next_chunk);
-        // Other publishers' chunks may stand between ours.
-        if record.key() != Some(key.as_bytes()) {
-            return Ok(());
-        }
-        let payload = record.payload().unwrap_or_default();
-        let room = self.manifest.artifact_bytes - self.bytes.len() as u64;
-        if payload.is_empty() || payload.len() as u64 > room {
-            let (chunk, bytes) = (self.next_chunk, payload.len());
-            return Err(Refusal::Chunks(format!("chunk {chunk} has {bytes} bytes where 1 to {room} are left")));
-        }
-        self.bytes.extend_from_slice(payload);
-        self.next_chunk += 1;
-        Ok(())
-    }
-
-    fn incomplete(&self, why: &str) -> Refusal {
-        let (have, count) = (self.next_chunk, self.manifest.chunks.count);
-        Refusal::Chunks(format!("{have} of {count} found before {why}"))
-    }
-
-    fn finish(self) -> Result<Vec<u8>, Refusal> {
-        if self.bytes.len() as u64 != self.manifest.artifact_bytes {
-            let (have, expected) = (self.bytes.len(), self.manifest.artifact_bytes);
-            return Err(Refusal::Chunks(format!("they hold {have} bytes, the manifest says {expected}")));
-        }
-        let actual = Digest::of(&self.bytes);
-        if actual != self.manifest.digest {
-            let expected = self.manifest.digest.to_string();
-            return Err(Refusal::Digest { actual: actual.to_string(), expected });
-        }
-        Ok(self.bytes)
-    }
-}
-
-/// The key of chunk `index` of the artifact with this digest.
-pub(super) fn chunk_key(digest: &Digest, index: u32) -> String {
-    format!("{digest}/{index}")
 }

@@ -2,8 +2,10 @@
 //!
 //! - [`state`]: pure: fold records into models and versions
 //! - [`publish`]: artifact -> chunks -> manifest, in one transaction
-//! - [`follow`]: replay to the end, then follow; fetch and reassemble an artifact
+//! - [`chunks`]: pure: an artifact's chunks become its bytes
+//! - [`follow`]: replay to the end, then follow; fetch an artifact
 
+pub mod chunks;
 pub mod follow;
 pub mod publish;
 pub mod state;

@@ -13,7 +13,8 @@ use crate::model::artifact::FORMAT;
 use crate::model::manifest::Chunks;
 use crate::model::{Artifact, Digest, Manifest};
 
-use super::follow::{chunk_key, read_state, require_topics};
+use super::chunks::chunk_key;
+use super::follow::{read_state, require_topics};
 use super::state::{Entry, State, is_model_name, version_key};
 use super::{CHUNK_BYTES, Error, Topics};
 

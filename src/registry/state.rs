@@ -11,6 +11,9 @@ use super::Error;
 /// The longest name of a model: with its prefix and version it stays a readable key.
 pub const NAME_BYTES_MAX: usize = 200;
 
+/// The largest version: a manifest carries it as Avro's `long`, and one more is still a number.
+const VERSION_MAX: u64 = i64::MAX as u64;
+
 /// Which version of which model: `iris` or `iris:7`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
@@ -203,7 +206,11 @@ pub fn version_key(model: &str, version: u64) -> String {
 
 fn parse_version_key(key: &str) -> Option<(&str, u64)> {
     let (model, version) = key.strip_prefix("version/")?.rsplit_once('/')?;
-    let version = version.parse().ok().filter(|version| *version > 0)?;
+    // One key for each version: no sign, no leading zeros.
+    if version.starts_with(['0', '+']) {
+        return None;
+    }
+    let version = version.parse().ok().filter(|version| *version <= VERSION_MAX)?;
     is_model_name(model).then_some((model, version))
 }
 
@@ -233,10 +240,29 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_left_alone() {
         let mut state = State::default();
-        for key in [&b"alias/iris/champion"[..], b"version/iris", b"version/iris/x", b"version/a b/1", b"\xff"] {
+        for key in [
+            &b"alias/iris/champion"[..],
+            b"version/iris",
+            b"version/iris/x",
+            b"version/a b/1",
+            b"\xff",
+            b"version/iris/0",
+            b"version/iris/01",
+            b"version/iris/+1",
+        ] {
             assert_eq!(state.apply(key, Some(b"x")), Change::None);
         }
         assert_eq!(state.models().count(), 0);
+    }
+
+    #[test]
+    fn no_version_is_so_large_that_there_is_no_next_one() {
+        let mut state = State::default();
+        assert_eq!(state.apply(format!("version/iris/{}", u64::MAX).as_bytes(), Some(b"junk")), Change::None);
+        let last = i64::MAX as u64;
+        let key = version_key("iris", last);
+        assert_eq!(state.apply(key.as_bytes(), Some(b"junk")), Change::Version("iris".into(), last));
+        assert_eq!(state.next_version("iris"), last + 1);
     }
 
     #[test]

@@ -163,6 +163,17 @@ fn a_claimed_length_takes_no_memory() {
 }
 
 #[test]
+fn lists_of_too_many_items_are_refused_by_their_count() {
+    // The format number, no algorithm, then hyper-parameters: 2^23 + 1 of them, and blocks that add up to as many.
+    let header = forest().encode().expect("small")[..10].to_vec();
+    let one_more = [0x82, 0x80, 0x80, 0x08];
+    assert_eq!(refused(&[header.as_slice(), &[2, 0], &one_more].concat()), "too_large");
+    let negative = [0x81, 0x80, 0x80, 0x08, 0];
+    assert_eq!(refused(&[header.as_slice(), &[2, 0], &negative].concat()), "too_large");
+    assert_eq!(refused(&[header.as_slice(), &[2, 0, 2, 0, 0], &one_more].concat()), "too_large");
+}
+
+#[test]
 fn a_model_that_answers_otherwise_is_refused() {
     let mut swapped = forest();
     swapped.signature.target.classes.reverse();

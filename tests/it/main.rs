@@ -11,6 +11,7 @@ mod exactly_once;
 mod flow;
 mod formats;
 mod harness;
+mod hostile;
 mod memory;
 mod model_log;
 mod monitoring;

@@ -236,7 +236,8 @@ impl<'t: 'c, 'p: 'c, 'c> Walk<'t, 'p> {
         Ok(match &types[kind] {
             Type::Null => Cell::Null,
             Type::Boolean => Cell::Boolean(self.boolean()?),
-            Type::Int | Type::Long => Cell::Integer(self.long()?.into()),
+            Type::Int => Cell::Integer(self.int()?.into()),
+            Type::Long => Cell::Integer(self.long()?.into()),
             Type::Float => Cell::Float(f32::from_le_bytes(self.array()?).into()),
             Type::Double => Cell::Float(f64::from_le_bytes(self.array()?)),
             Type::String => Cell::Text(self.text()?),
@@ -261,7 +262,8 @@ impl<'t: 'c, 'p: 'c, 'c> Walk<'t, 'p> {
         match &types[kind] {
             Type::Null => {}
             Type::Boolean => drop(self.boolean()?),
-            Type::Int | Type::Long => drop(self.long()?),
+            Type::Int => drop(self.int()?),
+            Type::Long => drop(self.long()?),
             Type::Float => drop(self.take(4)?),
             Type::Double => drop(self.take(8)?),
             Type::Bytes => drop(self.bytes()?),
@@ -346,6 +348,11 @@ impl<'t: 'c, 'p: 'c, 'c> Walk<'t, 'p> {
             }
         }
         Err(undecodable("an integer is longer than 64 bits"))
+    }
+
+    fn int(&mut self) -> Result<i32, DeadLetter> {
+        let number = self.long()?;
+        i32::try_from(number).map_err(|_| undecodable(format!("the int {number} is longer than 32 bits")))
     }
 
     fn index(&mut self, length: usize) -> Result<usize, DeadLetter> {
@@ -492,6 +499,8 @@ mod tests {
         assert_eq!(value(&served, &[&[0, 0, 0][..], &[0xff; 11]].concat()), Err(Reason::Undecodable));
         assert_eq!(value(&served, &[0, 0, 2, 0xff, 6]), Err(Reason::Undecodable), "not UTF-8");
         assert_eq!(value(&served, &[4]), Err(Reason::Undecodable), "a third branch");
+        let beyond = [0x80, 0x80, 0x80, 0x80, 0x10];
+        assert_eq!(value(&served, &[&[0, 0, 0][..], &beyond].concat()), Err(Reason::Undecodable), "an int of 2^31");
     }
 
     proptest! {

@@ -1,0 +1,69 @@
+//! The model log's records in any order: what was published stays what it is, and the next version is a new one.
+
+use std::collections::BTreeMap;
+
+use modelstream::model::Digest;
+use modelstream::registry::State;
+use modelstream::registry::state::{Change, Entry, version_key};
+
+use super::choices::Choices;
+use super::generate;
+
+const RECORDS_MAX: usize = 24;
+
+pub fn check(bytes: &[u8]) {
+    let mut choices = Choices::new(bytes);
+    let mut state = State::default();
+    let mut published: BTreeMap<(String, u64), Digest> = BTreeMap::new();
+    for _ in 0..RECORDS_MAX {
+        if choices.are_over() {
+            break;
+        }
+        let (key, value) = record(&mut choices);
+        let change = state.apply(key.as_bytes(), value.as_deref());
+        match change {
+            Change::Version(model, version) => {
+                assert_eq!(version_key(&model, version), key, "a version has one key");
+                let entry = state.versions(&model).and_then(|versions| versions.get(&version));
+                if let Some(Entry::Manifest(manifest)) = entry {
+                    published.entry((model, version)).or_insert(manifest.digest);
+                }
+            }
+            Change::Removed(model, version) => {
+                assert_eq!(version_key(&model, version), key, "a version has one key");
+                published.remove(&(model, version));
+            }
+            Change::None => {}
+        }
+        check_state(&state, &published);
+    }
+}
+
+fn record(choices: &mut Choices<'_>) -> (String, Option<Vec<u8>>) {
+    let mut manifest = generate::manifest(choices);
+    manifest.model = ["iris", "a"][choices.below(2)].into();
+    manifest.version = [1, 2, i64::MAX as u64][choices.below(3)];
+    let key = match choices.below(8) {
+        0 => choices.text(40),
+        1 => format!("version/iris/{}", choices.u64()),
+        2 => format!("version/iris/{}", choices.text(20)),
+        _ => version_key(&manifest.model, manifest.version),
+    };
+    let value = match choices.below(4) {
+        0 => None,
+        1 => Some(choices.bytes(20).to_vec()),
+        _ => manifest.encode().ok(),
+    };
+    (key, value)
+}
+
+fn check_state(state: &State, published: &BTreeMap<(String, u64), Digest>) {
+    for ((model, version), digest) in published {
+        let entry = state.versions(model).and_then(|versions| versions.get(version));
+        assert!(matches!(entry, Some(Entry::Manifest(manifest)) if manifest.digest == *digest), "{model}:{version}");
+    }
+    for (model, versions) in state.models() {
+        let next = state.next_version(model);
+        assert!(versions.keys().all(|version| *version < next), "{model}: {next} is not new");
+    }
+}
