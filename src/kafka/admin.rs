@@ -1,6 +1,7 @@
 //! Topics and their sizes.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -10,6 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
+use super::fault::{self, Kind};
 use super::settings::{Connection, REQUEST_TIMEOUT};
 use super::{Error, context};
 
@@ -36,7 +38,14 @@ pub struct Extent {
 /// The replicas that [`Admin::create`] gives a topic where the user does not say: what exactly-once needs to survive a broker.
 pub const REPLICATION_WANTED: i32 = 3;
 
-struct AdminContext;
+/// Events of a client that nobody polls: at most so many are looked at when a request failed.
+const EVENTS_MAX: usize = 100;
+
+#[derive(Default)]
+struct AdminContext {
+    /// What librdkafka said last about its connections: a request that failed says only that it did.
+    last: Mutex<Option<(RDKafkaErrorCode, String)>>,
+}
 
 impl ClientContext for AdminContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
@@ -45,6 +54,12 @@ impl ClientContext for AdminContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         context::error(&error, reason);
+        let Some(code) = error.rdkafka_error_code() else { return };
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // That all connections are down comes last and says nothing of why.
+        if code != RDKafkaErrorCode::AllBrokersDown {
+            *last = Some((code, reason.to_owned()));
+        }
     }
 }
 
@@ -63,7 +78,7 @@ impl Admin {
     /// # Errors
     /// When a setting is not valid.
     pub fn new(connection: &Connection) -> Result<Admin, Error> {
-        let client = BaseConsumer::from_config_and_context(&connection.admin(), AdminContext)
+        let client = BaseConsumer::from_config_and_context(&connection.admin(), AdminContext::default())
             .map_err(|error| Error::new("connecting", connection.brokers(), &error))?;
         Ok(Admin { connection: connection.clone(), client })
     }
@@ -133,7 +148,7 @@ impl Admin {
     /// # Errors
     /// When the cluster refuses one of them.
     pub fn create(&self, topics: &[TopicSpec], replication: i32) -> Result<(), Error> {
-        let admin = AdminClient::from_config_and_context(&self.connection.admin(), AdminContext)
+        let admin = AdminClient::from_config_and_context(&self.connection.admin(), AdminContext::default())
             .map_err(|error| self.error("connecting", &error))?;
         let new_topics: Vec<NewTopic<'_>> = topics.iter().map(|topic| new_topic(topic, replication)).collect();
         let options = AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT));
@@ -163,7 +178,18 @@ impl Admin {
     }
 
     fn error(&self, doing: &str, error: &KafkaError) -> Error {
-        Error::new(doing, self.connection.brokers(), error)
+        let failure = Error::new(doing, self.connection.brokers(), error);
+        let Error::Unreachable { doing, brokers, cause } = failure else { return failure };
+        // A broker that refuses the credentials or the certificate looks as if it were away.
+        for _ in 0..EVENTS_MAX {
+            let _ = self.client.poll(Duration::ZERO);
+        }
+        let last = self.client.context().last.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match last {
+            Some((code, why)) if fault::kind(code) == Kind::NotAuthorised => Error::of_code(doing, &brokers, code, why),
+            Some((_, why)) => Error::Unreachable { doing, brokers, cause: format!("{cause}: {why}") },
+            None => Error::Unreachable { doing, brokers, cause },
+        }
     }
 }
 

@@ -23,6 +23,9 @@ use super::context::{self, Statistics};
 use super::fault::{self, Kind};
 use super::settings::Connection;
 
+/// How long each question may take that a gap is described with.
+const GAP_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Where a partition starts when its group has no valid committed offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OffsetReset {
@@ -349,7 +352,7 @@ impl GroupConsumer {
     fn poll_error(&self, error: &KafkaError) -> Error {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                Error::OffsetGone { topic: self.topic.clone() }
+                Error::OffsetGone { topic: self.topic.clone(), gap: self.gap() }
             }
             _ => {
                 let disconnected = *self.inner.context().disconnected.lock().unwrap_or_else(PoisonError::into_inner);
@@ -357,6 +360,29 @@ impl GroupConsumer {
                 failure.unless_disconnected(disconnected.map(|when| when.elapsed()))
             }
         }
+    }
+
+    /// For the person who has to decide what becomes of them: the records between the committed offsets and those that there
+    /// are.
+    fn gap(&self) -> String {
+        let committed = self.inner.assignment().and_then(|list| self.inner.committed_offsets(list, GAP_TIMEOUT));
+        let committed = committed.map(|list| known_offsets(&list)).unwrap_or_default();
+        if committed.is_empty() {
+            // A broker forgets the offsets of a topic that is deleted.
+            return "nothing is committed there any more: was the topic made anew?".to_owned();
+        }
+        let gaps = committed.into_iter().filter_map(|(partition, offset)| {
+            let (first, end) = self.inner.fetch_watermarks(&self.topic, partition, GAP_TIMEOUT).ok()?;
+            match offset {
+                _ if offset < first => Some(format!("partition {partition}: {offset} to {} were deleted", first - 1)),
+                _ if offset > end => {
+                    Some(format!("partition {partition}: {offset} is committed, and it ends at {end}"))
+                }
+                _ => None,
+            }
+        });
+        let gaps: Vec<String> = gaps.collect();
+        if gaps.is_empty() { "the broker does not say which".to_owned() } else { gaps.join(", ") }
     }
 
     /// Takes `partitions`, each from the group's committed offset or, where it has none, from where the policy says; the

@@ -73,3 +73,22 @@ pub(super) fn error(error: &KafkaError, reason: &str) {
     }
     tracing::warn!(target: "librdkafka", %error, "{reason}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_that_are_not_valid_are_none_and_no_panic() {
+        let valid = serde_json::to_string(&Raw::default()).expect("JSON");
+        assert_eq!(parse_statistics(valid.as_bytes(), "in"), Some(Statistics::default()));
+        for (valid_part, invalid_part) in [("0", "nan"), ("0", "-inf"), ("0", "1e400"), ("\"", ""), ("{", "{{")] {
+            let invalid = valid.replacen(valid_part, invalid_part, 1);
+            assert_eq!(parse_statistics(invalid.as_bytes(), "in"), None, "{invalid}");
+        }
+        for length in 0..valid.len() {
+            assert_eq!(parse_statistics(&valid.as_bytes()[..length], "in"), None, "cut at {length}");
+        }
+        assert_eq!(parse_statistics(b"\xff\x00", "in"), None);
+    }
+}

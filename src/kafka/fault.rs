@@ -253,7 +253,7 @@ mod tests {
             (Error::NotAuthorised { doing: doing(), cause: cause() }, Remedy::Stop),
             (Error::NoTransactions { cause: cause() }, Remedy::Stop),
             (Error::NoTopic { doing: doing() }, Remedy::Stop),
-            (Error::OffsetGone { topic: String::new() }, Remedy::Stop),
+            (Error::OffsetGone { topic: String::new(), gap: String::new() }, Remedy::Stop),
             (Error::Setting(String::new()), Remedy::Stop),
         ];
         for (error, remedy) in table {

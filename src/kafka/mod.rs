@@ -84,11 +84,13 @@ pub enum Error {
     },
     /// A committed offset whose record was deleted.
     #[error(
-        "a committed offset of {topic} no longer exists: records were deleted before they were read; --offset-reset earliest or latest says where to go on"
+        "a committed offset of {topic} no longer exists ({gap}); --offset-reset earliest or latest says where to go on"
     )]
     OffsetGone {
         /// The topic.
         topic: String,
+        /// In words, what is missing.
+        gap: String,
     },
     /// It did not end in time.
     #[error("{doing}: not finished within {seconds} s")]

@@ -89,7 +89,8 @@ impl LogReader {
             Some(Err(KafkaError::PartitionEOF(partition))) => Ok(Read::End(partition)),
             Some(Err(error)) => match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                    Err(Error::OffsetGone { topic: self.topic.clone() })
+                    let gap = "records were deleted before they were read".to_owned();
+                    Err(Error::OffsetGone { topic: self.topic.clone(), gap })
                 }
                 _ => Err(Error::new(format!("reading {}", self.topic), &self.brokers, &error)),
             },

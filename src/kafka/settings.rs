@@ -185,6 +185,8 @@ impl Connection {
             ("partitioner", "murmur2_random"),
             ("compression.type", "lz4"),
             ("linger.ms", "2"),
+            // How long records wait for a topic that is not there: less than a transaction may take, or they would wait for ever.
+            ("topic.metadata.propagation.max.ms", "5000"),
             ("queue.buffering.max.kbytes", &kib),
             ("queue.buffering.max.messages", &records),
         ])

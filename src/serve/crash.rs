@@ -54,6 +54,8 @@ mod armed {
     const VARIABLE: &str = "MODELSTREAM_CRASH_POINTS";
     /// Longer than any test: what hangs, hangs.
     const FOR_EVER: Duration = Duration::from_secs(3600);
+    /// Longer than the shortest `max.poll.interval.ms` that a test sets, shorter than a transaction may take.
+    const NAP: Duration = Duration::from_secs(8);
     /// About as long as a commit takes, so that the kill meets it on its way.
     const SOON: Duration = Duration::from_millis(3);
 
@@ -64,6 +66,7 @@ mod armed {
         Stop,
         Panic,
         Hang,
+        Nap,
         Abort,
     }
 
@@ -97,6 +100,7 @@ mod armed {
                 "stop" => What::Stop,
                 "panic" => What::Panic,
                 "hang" => What::Hang,
+                "nap" => What::Nap,
                 "abort" => What::Abort,
                 other => panic!("{VARIABLE}: no such thing: {other}"),
             };
@@ -134,6 +138,7 @@ mod armed {
             What::Stop => signal("STOP"),
             What::Panic => panic!("crash point {name}"),
             What::Hang => std::thread::sleep(FOR_EVER),
+            What::Nap => std::thread::sleep(NAP),
             What::Abort => {
                 let cause = "a crash point".to_owned();
                 return Err(kafka::Error::Abortable { doing: name.to_owned(), cause });

@@ -65,6 +65,15 @@ impl Offsets {
         offsets
     }
 
+    /// These.
+    pub fn at(sources: impl IntoIterator<Item = Source>) -> Offsets {
+        let mut offsets = Offsets::default();
+        for (partition, offset) in sources {
+            offsets.insert(partition, offset).expect("within the checker's limits");
+        }
+        offsets
+    }
+
     /// Whether it was not in it yet; `None` if it cannot be.
     pub fn insert(&mut self, partition: i32, offset: i64) -> Option<bool> {
         let index = usize::try_from(partition).ok().filter(|index| *index < PARTITIONS_MAX)?;

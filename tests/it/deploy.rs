@@ -110,3 +110,34 @@ fn docker_compose_reads_the_file() {
     tool.arg("--project-directory").arg(root()).arg("--file").arg(copy.path()).args(["config", "--quiet"]);
     crate::harness::tool(&mut tool);
 }
+
+/// Name of each test of the sources, by the file as `ops/RELIABILITY.md` names it: `network`, `src/kafka/fault.rs`.
+fn is_a_test(file: &str, test: &str) -> bool {
+    let path = if file.starts_with("src/") { file.to_owned() } else { format!("tests/it/{file}.rs") };
+    let text = std::fs::read_to_string(root().join(path)).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let name = format!("fn {test}()");
+    lines.iter().position(|line| line.starts_with(&name)).is_some_and(|at| lines[..at].ends_with(&["#[test]"]))
+}
+
+/// The faults that we know of have each a row, and what a row says of tests is true.
+#[test]
+fn each_fault_has_its_test_or_a_reason() {
+    let text = std::fs::read_to_string(root().join("ops/RELIABILITY.md")).expect("the table");
+    let rows = text.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.strip_prefix('|')?.split('|').map(str::trim).collect();
+        let number = cells[0].parse::<u32>().ok()?;
+        Some((number, cells[1], cells[2]))
+    });
+    let rows: Vec<(u32, &str, &str)> = rows.collect();
+    let numbers: Vec<u32> = rows.iter().map(|(number, ..)| *number).collect();
+    assert_eq!(numbers, (1..=64).collect::<Vec<u32>>());
+    for (number, _, covered) in rows {
+        let named: Vec<(&str, &str)> =
+            covered.split('`').skip(1).step_by(2).filter_map(|name| name.split_once("::")).collect();
+        for (file, test) in &named {
+            assert!(is_a_test(file, test), "fault {number}: there is no test {test} in {file}");
+        }
+        assert!(!named.is_empty() || covered.starts_with("not covered: "), "fault {number}: {covered}");
+    }
+}

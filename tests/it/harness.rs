@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -104,9 +105,15 @@ pub struct OwnBroker {
 impl OwnBroker {
     /// Starts it; `None` as for [`real_kafka`], and where the tests run against a given cluster.
     pub fn start(test: &str) -> Option<(OwnBroker, Cluster)> {
+        OwnBroker::start_with(test, &[])
+    }
+
+    /// As [`OwnBroker::start`], with `settings` of the broker, each as `KEY=VALUE`.
+    pub fn start_with(test: &str, settings: &[&str]) -> Option<(OwnBroker, Cluster)> {
         real_kafka(test)?;
         let dir = tempfile::tempdir().expect("a directory");
-        let address = OwnBroker::run(dir.path(), &["start", "--port", "0"]);
+        let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        let address = OwnBroker::run(dir.path(), &[&["start", "--port", "0"], &settings[..]].concat());
         let port = address.rsplit(':').next().expect("a port").to_owned();
         Some((OwnBroker { dir, port }, Cluster::new(&address, test)))
     }
@@ -126,10 +133,17 @@ impl OwnBroker {
 
     /// As [`OwnBroker::start`], with a proxy between it and its clients.
     pub fn start_proxied(test: &str) -> Option<ProxiedBroker> {
+        OwnBroker::start_proxied_with(test, &[])
+    }
+
+    /// As [`OwnBroker::start_proxied`], with `settings` of the broker, each as `KEY=VALUE`.
+    pub fn start_proxied_with(test: &str, settings: &[&str]) -> Option<ProxiedBroker> {
         real_kafka(test)?;
         let (dir, listener) = (tempfile::tempdir().expect("a directory"), Proxy::listener());
         let advertised = listener.local_addr().expect("it listens").port().to_string();
-        let address = OwnBroker::run(dir.path(), &["start", "--port", "0", "--proxied-port", &advertised]);
+        let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        let start = ["start", "--port", "0", "--proxied-port", &advertised];
+        let address = OwnBroker::run(dir.path(), &[&start[..], &settings].concat());
         let port = address.rsplit(':').next().expect("a port").to_owned();
         let behind = std::fs::read_to_string(dir.path().join("proxied")).expect("the broker's second port");
         let behind = format!("127.0.0.1:{}", behind.trim()).parse().expect("an address");
@@ -312,6 +326,19 @@ impl Cluster {
         Serving::start(&all, crash_points)
     }
 
+    /// As [`Cluster::serve_disturbed`], with so much to say that a stderr which nobody reads is full soon.
+    pub fn serve_unread(&self, crash_points: &str, arguments: &[&str]) -> Serving {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+        let address = format!("127.0.0.1:{port}");
+        let all = [&self.arguments(&["serve", "-vv", "--listen", &address])[..], arguments].concat();
+        let child = Serving::spawn(&all, crash_points);
+        // Nobody sends: nothing is read.
+        let (_, lines) = channel();
+        let serving = Serving { child, lines, log: Vec::new(), address };
+        wait_until("it listens", || TcpStream::connect(&serving.address).is_ok());
+        serving
+    }
+
     /// Trains on the iris data and publishes as `model`; what `--json` printed.
     pub fn publish_iris(&self, model: &str, seed: &str) -> serde_json::Value {
         let iris = data("iris.csv");
@@ -331,14 +358,19 @@ pub struct Serving {
 }
 
 impl Serving {
-    fn start(arguments: &[&str], crash_points: &str) -> Serving {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_modelstream"))
+    fn spawn(arguments: &[&str], crash_points: &str) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_modelstream"))
             .args(arguments)
             .env("MODELSTREAM_CRASH_POINTS", crash_points)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("the binary runs");
+            .expect("the binary runs")
+    }
+
+    /// Starts `modelstream` with these arguments, of which the first is `serve`.
+    pub fn start(arguments: &[&str], crash_points: &str) -> Serving {
+        let mut child = Serving::spawn(arguments, crash_points);
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let (sender, lines) = channel();
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));

@@ -91,6 +91,32 @@ fn the_dashboard_shows_every_metric_of_ours() {
     }
 }
 
+/// Labels whose values are few and known: enums of ours, what was configured, lanes, partitions, versions that were served. Keys,
+/// offsets and texts of errors are none.
+const LABELS: [&str; 12] = [
+    "algorithm",
+    "class",
+    "digest",
+    "kind",
+    "lane",
+    "model",
+    "partition",
+    "reason",
+    "result",
+    "stage",
+    "topic",
+    "version",
+];
+
+#[test]
+fn no_label_is_made_of_what_records_hold() {
+    for metric in Metrics::new().documented() {
+        for label in &metric.labels {
+            assert!(LABELS.contains(&label.as_str()), "{}: is {label} bounded?", metric.name);
+        }
+    }
+}
+
 /// `MODELSTREAM_BLESS=1 cargo test --test it metrics_table` writes it anew.
 #[test]
 fn the_metrics_table_is_fresh() {

@@ -198,6 +198,31 @@ fn a_foreign_frame_is_told_from_a_broken_datum() {
     assert_eq!(reason(&framed(&[0, 0, 0, 0, 7, 1])), Some(Reason::Undecodable));
 }
 
+/// Fault 45. The schema is pinned: what was written with another one is a dead letter, or means the same. Only fields of the same
+/// type that traded places cannot be told without the schema's id.
+#[test]
+fn what_another_schema_wrote_is_a_dead_letter_or_means_the_same() {
+    let text = |text: &str| [&[2 * text.len() as u8], text.as_bytes()].concat();
+    let good = datum(Some(1.5), Some("red"));
+    let (length, colour) = good.split_at(9);
+    let table: Vec<(&str, Vec<u8>, Option<Reason>)> = vec![
+        ("fields renamed", good.clone(), None),
+        ("a field added behind", [&good[..], &text("x")].concat(), Some(Reason::Undecodable)),
+        ("a field added in front", [&text("new")[..], &good].concat(), Some(Reason::Undecodable)),
+        ("the last field removed", length.to_vec(), Some(Reason::Undecodable)),
+        ("the first field removed", colour.to_vec(), Some(Reason::Undecodable)),
+        ("fields of two types traded", [colour, length].concat(), Some(Reason::Undecodable)),
+        ("optional no more", [&length[1..], &text("red")].concat(), Some(Reason::MissingFeature)),
+        ("double to float", [&[2][..], &1.5_f32.to_le_bytes(), colour].concat(), Some(Reason::NonFinite)),
+        ("double to int", [&[2, 2][..], colour].concat(), Some(Reason::Undecodable)),
+        ("null moved behind in the union", [&[0][..], &length[1..], colour].concat(), Some(Reason::MissingFeature)),
+        ("another branch of the union", [&[4][..], &text("1.5"), colour].concat(), Some(Reason::WrongType)),
+    ];
+    for (what, record, reason) in table {
+        assert_eq!(avro_reason(&record), reason, "{what}");
+    }
+}
+
 #[test]
 fn ten_megabytes_end_quickly_as_a_dead_letter() {
     let started = Instant::now();

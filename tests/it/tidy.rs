@@ -33,6 +33,22 @@ const CRATES: [(&str, &[&str]); 5] = [
 const LONG_FILES: [(&str, &str); 1] = [("src/cli.rs", "every flag, documented on its field, is one list")];
 const LINES_MAX: usize = 500;
 
+/// Where the time of day is asked for, and what for: always to be shown or written, never to decide when something is due. A clock
+/// that jumps makes no timeout and no commit.
+const WALL_CLOCK: [(&str, &str); 11] = [
+    ("src/config.rs", "--since and --until, where an age is typed"),
+    ("src/commands/dead_letters.rs", "the same, and times that are shown"),
+    ("src/commands/dead_letters/letter.rs", "times that are shown"),
+    ("src/commands/dead_letters/replay.rs", "--since and --until"),
+    ("src/commands/demo/mod.rs", "times that are shown, and a seed"),
+    ("src/commands/demo/traffic.rs", "times that are shown"),
+    ("src/registry/publish.rs", "when a version was published"),
+    ("src/serve/lag.rs", "the age of a record, a metric"),
+    ("src/serve/model_watch.rs", "since when a version is active, in /status"),
+    ("src/serve/output.rs", "when a record became a dead letter"),
+    ("src/serve/output/headers.rs", "how that is written"),
+];
+
 struct Source {
     path: String,
     /// Without tests and comments.
@@ -140,6 +156,16 @@ fn sources_have_no_shortcuts() {
         let exempt = LONG_FILES.iter().any(|(path, _)| *path == source.path);
         let lines = source.code.len();
         assert!(exempt || lines <= LINES_MAX, "{} has {lines} lines of code: split it by meaning", source.path);
+    }
+}
+
+#[test]
+fn the_time_of_day_decides_nothing() {
+    for source in sources() {
+        let named = source.code.iter().find(|line| line.contains("SystemTime"));
+        let allowed = WALL_CLOCK.iter().any(|(path, _)| *path == source.path);
+        assert!(allowed || named.is_none(), "{} asks for the time of day: {named:?}", source.path);
+        assert!(!allowed || named.is_some(), "{} needs no exception any more", source.path);
     }
 }
 

@@ -118,7 +118,7 @@ impl<'s> Scan<'s> {
                 let doing = format!("reading {}: the broker says nothing more", self.selection.topic);
                 Err(kafka::Error::TimedOut { doing, seconds: REQUEST_TIMEOUT.as_secs() }.into())
             }
-            Err(kafka::Error::OffsetGone { topic }) => {
+            Err(kafka::Error::OffsetGone { topic, .. }) => {
                 Err(Error::Data(format!("records of {topic} were deleted while they were read; run it again")))
             }
             Err(error) => Err(error.into()),
