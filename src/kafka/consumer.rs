@@ -25,6 +25,8 @@ use super::settings::Connection;
 
 /// How long each question may take that a gap is described with.
 const GAP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most partitions that are asked about: the error is waited for.
+const GAP_PARTITIONS_MAX: usize = 10;
 
 /// Where a partition starts when its group has no valid committed offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -371,7 +373,7 @@ impl GroupConsumer {
             // A broker forgets the offsets of a topic that is deleted.
             return "nothing is committed there any more: was the topic made anew?".to_owned();
         }
-        let gaps = committed.into_iter().filter_map(|(partition, offset)| {
+        let gaps = committed.into_iter().take(GAP_PARTITIONS_MAX).filter_map(|(partition, offset)| {
             let (first, end) = self.inner.fetch_watermarks(&self.topic, partition, GAP_TIMEOUT).ok()?;
             match offset {
                 _ if offset < first => Some(format!("partition {partition}: {offset} to {} were deleted", first - 1)),
