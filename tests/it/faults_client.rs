@@ -56,7 +56,10 @@ fn a_process_that_is_told_to_stop_leaves_no_transaction_open() {
     let watched = Watched::new(&cluster, 4);
     let open = ["--lanes", "2", "--batch-records", "50", "--commit-interval", "30s"];
     let mut serving = cluster.serve(&watched.arguments(&open));
-    serving.wait_until_ready();
+    // A commit in the middle of a rebalance is refused, and done again.
+    wait_until("each lane has its share", || {
+        serving.metric("modelstream_assigned_partitions").values().eq([&2.0, &2.0])
+    });
     watched.fill(0..4, 0..10_000);
     wait_until("it works", || serving.total("modelstream_predictions_total") > 500.0);
     assert_eq!(serving.stop(), Some(0), "a drain under load ends well");
