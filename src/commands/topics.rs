@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::cli;
 use crate::config;
-use crate::kafka::admin::{Admin, REPLICATION_WANTED, TopicSpec};
+use crate::kafka::admin::{Admin, Cleanup, REPLICATION_WANTED, TopicSpec};
 
 use super::{Error, print};
 
@@ -29,30 +29,33 @@ pub fn run(common: &cli::Common, init: &cli::TopicsInit) -> Result<(), Error> {
         (None, true) => "would be created".to_owned(),
         (None, false) => "created".to_owned(),
     };
-    let cleanup = |topic: &TopicSpec| if topic.compacted { "compact" } else { "delete" };
     if common.json {
         return wanted.iter().try_for_each(|topic| {
             print::json(&json!({
                 "topic": topic.name, "partitions": topic.partitions, "replication": replication,
-                "cleanup": cleanup(topic), "state": state(topic),
+                "cleanup": topic.cleanup.as_str(), "state": state(topic),
             }))
         });
     }
     let mut table = print::table(&["topic", "partitions", "replicas", "cleanup", "state"]);
     for topic in &wanted {
         let (partitions, replicas) = (topic.partitions.to_string(), replication.to_string());
-        table.add_row([topic.name.clone(), partitions, replicas, cleanup(topic).to_owned(), state(topic)]);
+        table.add_row([topic.name.clone(), partitions, replicas, topic.cleanup.as_str().to_owned(), state(topic)]);
     }
     print::line(&table.trim_fmt())
 }
 
 /// The model log, and the topics of a serving process where they are named.
 fn wanted(common: &cli::Common, init: &cli::TopicsInit) -> Vec<TopicSpec> {
-    let compacted = |name: &String| TopicSpec { name: name.clone(), partitions: 1, compacted: true };
-    let plain = |name: String| TopicSpec { name, partitions: init.partitions, compacted: false };
+    let log = |name: &String| TopicSpec { name: name.clone(), partitions: 1, cleanup: Cleanup::Compact };
+    let topic = |name: String, cleanup| TopicSpec { name, partitions: init.partitions, cleanup };
     let dead_letters =
         init.input.as_ref().map(|input| init.dead_letters.clone().unwrap_or_else(|| config::dead_letters_of(input)));
-    let mut wanted = vec![compacted(&common.models_topic), compacted(&common.artifacts_topic)];
-    wanted.extend([init.input.clone(), init.output.clone(), dead_letters].into_iter().flatten().map(plain));
+    let mut wanted = vec![log(&common.models_topic), log(&common.artifacts_topic)];
+    wanted.extend(
+        [init.input.clone(), init.output.clone()].into_iter().flatten().map(|name| topic(name, Cleanup::Delete)),
+    );
+    // A dead letter keeps its record's time: with a time limit, one of an old record would be gone at once.
+    wanted.extend(dead_letters.map(|name| topic(name, Cleanup::Keep)));
     wanted
 }

@@ -22,8 +22,30 @@ pub struct TopicSpec {
     pub name: String,
     /// Its number of partitions.
     pub partitions: i32,
-    /// Whether only the newest record of each key is kept (`cleanup.policy=compact`).
-    pub compacted: bool,
+    /// What is kept of it.
+    pub cleanup: Cleanup,
+}
+
+/// What a topic keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleanup {
+    /// The newest record of each key (`cleanup.policy=compact`).
+    Compact,
+    /// What is young enough, as the cluster is set.
+    Delete,
+    /// Everything (`retention.ms=-1`), for records that keep the time of long ago.
+    Keep,
+}
+
+impl Cleanup {
+    /// As it is shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cleanup::Compact => "compact",
+            Cleanup::Delete => "delete",
+            Cleanup::Keep => "keep",
+        }
+    }
 }
 
 /// How a topic lies in its cluster.
@@ -195,7 +217,11 @@ impl Admin {
 
 fn new_topic(topic: &TopicSpec, replication: i32) -> NewTopic<'_> {
     let new = NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(replication));
-    if topic.compacted { new.set("cleanup.policy", "compact") } else { new }
+    match topic.cleanup {
+        Cleanup::Compact => new.set("cleanup.policy", "compact"),
+        Cleanup::Delete => new,
+        Cleanup::Keep => new.set("retention.ms", "-1"),
+    }
 }
 
 /// Waits for an admin call; librdkafka's own thread completes it, within its operation timeout.

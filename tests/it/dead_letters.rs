@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
 
+use crate::faults::topic_property;
 use crate::harness::{Cluster, DEADLINE, Received, failed_with, modelstream, real_kafka, succeeded, wait_until};
 
 const GOOD: &[u8] = br#"{"sepal_length":5.1,"sepal_width":3.5,"petal_length":1.4,"petal_width":0.2}"#;
@@ -179,6 +180,16 @@ fn dead_letters_are_listed_by_what_is_asked_and_shown_as_they_are() {
     assert!(said.contains("no partition 2"), "{said}");
     let said = failed_with(1, &cluster.arguments(&["dead-letters", "list", "--topic", "no-such-topic"]));
     assert!(said.contains("no-such-topic") && said.contains("does not exist"), "{said}");
+}
+
+#[test]
+fn a_time_limit_does_not_take_the_dead_letters_of_old_records() {
+    let Some(cluster) = real_kafka("letters-kept") else { return };
+    let (input, output) = (cluster.name("in"), cluster.name("out"));
+    succeeded(&cluster.arguments(&["topics", "init", "--input", &input, "--output", &output]));
+    let retention = |topic: &str| topic_property(&cluster, topic, "retention.ms");
+    assert_eq!(retention(&format!("{input}.dead-letters")).as_deref(), Some("-1"));
+    assert_eq!((retention(&input), retention(&output)), (None, None), "theirs is the cluster's");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ConfigSource, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::BorrowedMessage;
@@ -177,6 +177,16 @@ pub fn configure_topic(cluster: &Cluster, topic: &str, properties: &[(&str, &str
     let config = properties.iter().fold(config, |config, (key, value)| config.set(key, value));
     let altered = administer(cluster, async |admin, options| admin.alter_configs([&config], &options).await);
     assert!(altered.as_ref().is_ok_and(|altered| altered.iter().all(Result::is_ok)), "{altered:?}");
+}
+
+/// A property that was given to this very topic.
+pub fn topic_property(cluster: &Cluster, topic: &str, name: &str) -> Option<String> {
+    let topic = [ResourceSpecifier::Topic(topic)];
+    let described = administer(cluster, async |admin, options| admin.describe_configs(&topic, &options).await);
+    let described = described.expect("a broker").pop().expect("one topic").expect("it exists");
+    let own =
+        described.entries.into_iter().find(|entry| entry.name == name && entry.source == ConfigSource::DynamicTopic);
+    own.and_then(|entry| entry.value)
 }
 
 /// A request that librdkafka has no call for, in its version without tagged fields; the answer's bytes.

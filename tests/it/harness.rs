@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use modelstream::kafka::Connection;
-use modelstream::kafka::admin::{Admin, TopicSpec};
+use modelstream::kafka::admin::{Admin, Cleanup, TopicSpec};
 use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
 use modelstream::kafka::reader::{LogReader, Read, Start};
 use modelstream::registry::Topics;
@@ -234,7 +234,7 @@ impl Cluster {
         let connection = Connection::new(brokers, &[]).expect("no properties");
         let log = Topics { models: format!("{prefix}.models"), artifacts: format!("{prefix}.artifacts") };
         let cluster = Cluster { brokers: brokers.to_owned(), connection, log, prefix, replication };
-        let compacted = |name: &String| TopicSpec { name: name.clone(), partitions: 1, compacted: true };
+        let compacted = |name: &String| TopicSpec { name: name.clone(), partitions: 1, cleanup: Cleanup::Compact };
         cluster.create(&[compacted(&cluster.log.models), compacted(&cluster.log.artifacts)]);
         cluster
     }
@@ -266,7 +266,7 @@ impl Cluster {
     /// Creates a topic; its name.
     pub fn topic(&self, name: &str, partitions: i32) -> String {
         let name = self.name(name);
-        self.create(&[TopicSpec { name: name.clone(), partitions, compacted: false }]);
+        self.create(&[TopicSpec { name: name.clone(), partitions, cleanup: Cleanup::Delete }]);
         name
     }
 

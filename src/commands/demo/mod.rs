@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::cli;
 use crate::config;
 use crate::kafka::Connection;
-use crate::kafka::admin::{Admin, TopicSpec};
+use crate::kafka::admin::{Admin, Cleanup, TopicSpec};
 use crate::kafka::consumer::OffsetReset;
 use crate::kafka::embedded::EmbeddedBroker;
 use crate::pipeline::{InputFormat, OutputFormat};
@@ -73,13 +73,13 @@ impl Names {
     }
 
     fn specs(&self) -> Vec<TopicSpec> {
-        let topic = |name: &String, partitions, compacted| TopicSpec { name: name.clone(), partitions, compacted };
+        let topic = |name: &String, partitions, cleanup| TopicSpec { name: name.clone(), partitions, cleanup };
         vec![
-            topic(&self.log.models, 1, true),
-            topic(&self.log.artifacts, 1, true),
-            topic(&self.input, PARTITIONS, false),
-            topic(&self.output, PARTITIONS, false),
-            topic(&self.dead_letters, PARTITIONS, false),
+            topic(&self.log.models, 1, Cleanup::Compact),
+            topic(&self.log.artifacts, 1, Cleanup::Compact),
+            topic(&self.input, PARTITIONS, Cleanup::Delete),
+            topic(&self.output, PARTITIONS, Cleanup::Delete),
+            topic(&self.dead_letters, PARTITIONS, Cleanup::Keep),
         ]
     }
 }
