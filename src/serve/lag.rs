@@ -38,10 +38,14 @@ impl Lag {
             let Some(next) = progress.map(|progress| progress.next_offset).or(start) else { continue };
             let records = if known.drained && sent { 0 } else { (known.end_offset - next).max(0) };
             moved = moved.min(self.moved(partition, next, records == 0 || excused, now));
-            let Some(progress) = progress else { continue };
             let now_ms = i64::try_from(unix_millis()).unwrap_or(i64::MAX);
-            let behind_ms = if records == 0 { 0 } else { (now_ms - progress.timestamp_ms.unwrap_or(now_ms)).max(0) };
-            metrics.lag(partition, records, behind_ms as f64 / 1e3);
+            let behind_ms = match progress {
+                _ if records == 0 => Some(0),
+                Some(progress) => Some((now_ms - progress.timestamp_ms.unwrap_or(now_ms)).max(0)),
+                // Just taken or rewound: how old the record before is was seen by nobody here.
+                None => None,
+            };
+            metrics.lag(partition, records, behind_ms.map(|millis| millis as f64 / 1e3));
         }
         moved
     }

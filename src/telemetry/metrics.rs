@@ -490,18 +490,20 @@ impl LaneMetrics {
         self.assigned.set(i64::try_from(assigned).unwrap_or(i64::MAX));
     }
 
-    /// How far a partition is behind.
-    pub fn lag(&self, partition: i32, records: i64, seconds: f64) {
+    /// How far a partition is behind; in seconds where that is known.
+    pub fn lag(&self, partition: i32, records: i64, seconds: Option<f64>) {
         let labels = [self.topic.as_str(), &partition.to_string()];
         self.lag_records.with_label_values(&labels).set(records);
-        self.lag_seconds.with_label_values(&labels).set(seconds);
+        if let Some(seconds) = seconds {
+            self.lag_seconds.with_label_values(&labels).set(seconds);
+        }
     }
 
     /// Partitions that another member has now: their lag is its to report.
     pub fn forget_partitions(&self, partitions: &[i32]) {
         for partition in partitions {
             let labels = [self.topic.as_str(), &partition.to_string()];
-            // A partition without a finished record has no series yet.
+            // A partition of which nothing is known has no series yet.
             let _ = self.lag_records.remove_label_values(&labels);
             let _ = self.lag_seconds.remove_label_values(&labels);
         }
@@ -554,7 +556,7 @@ mod tests {
     fn a_partition_that_is_gone_reports_no_lag() {
         let metrics = Metrics::new();
         let lane = metrics.lane(0, "in");
-        lane.lag(3, 17, 0.5);
+        lane.lag(3, 17, Some(0.5));
         assert!(metrics.render().contains("modelstream_lag_records{partition=\"3\",topic=\"in\"} 17"));
         lane.forget_partitions(&[3, 4]);
         assert!(!metrics.render().contains("partition=\"3\""));
