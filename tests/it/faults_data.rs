@@ -60,7 +60,6 @@ fn poison_of_every_kind_costs_no_other_record_its_result() {
     let kinds = poison();
     let lanes = ["--lanes", "2", "--batch-records", "100", "--commit-interval", "20ms"];
     let mut serving = cluster.serve_disturbed("before-commit=abort/7", &watched.arguments(&lanes));
-    // A partition that changes its lane later would have no lag until its next record.
     wait_until("each lane has its share", || {
         serving.metric("modelstream_assigned_partitions").values().eq([&2.0, &2.0])
     });
@@ -71,6 +70,7 @@ fn poison_of_every_kind_costs_no_other_record_its_result() {
     };
     watched.fill_with(0..PARTITIONS as i32, 0..RECORDS / 2, value);
     wait_until("it works", || serving.total("modelstream_predictions_total") > 0.0);
+    // Also of a partition that was done before the transaction that was aborted last.
     wait_until("both lanes have told their lag", || {
         serving.metric("modelstream_lag_records").len() == PARTITIONS as usize
     });
