@@ -113,7 +113,7 @@ impl OwnBroker {
         real_kafka(test)?;
         let dir = tempfile::tempdir().expect("a directory");
         let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
-        let address = OwnBroker::run(dir.path(), &[&["start", "--port", "0"], &settings[..]].concat());
+        let address = OwnBroker::run_first(dir.path(), &settings);
         let port = address.rsplit(':').next().expect("a port").to_owned();
         Some((OwnBroker { dir, port }, Cluster::new(&address, test)))
     }
@@ -122,7 +122,7 @@ impl OwnBroker {
     pub fn start_three(test: &str) -> Option<(OwnBroker, Cluster)> {
         real_kafka(test)?;
         let dir = tempfile::tempdir().expect("a directory");
-        let addresses = OwnBroker::run(dir.path(), &["start", "--nodes", "3", "--port", "0"]);
+        let addresses = OwnBroker::run_first(dir.path(), &["--nodes", "3"]);
         Some((OwnBroker { dir, port: "0".to_owned() }, Cluster::replicated(&addresses, test, 3)))
     }
 
@@ -142,8 +142,8 @@ impl OwnBroker {
         let (dir, listener) = (tempfile::tempdir().expect("a directory"), Proxy::listener());
         let advertised = listener.local_addr().expect("it listens").port().to_string();
         let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
-        let start = ["start", "--port", "0", "--proxied-port", &advertised];
-        let address = OwnBroker::run(dir.path(), &[&start[..], &settings].concat());
+        let proxied = ["--proxied-port", &advertised];
+        let address = OwnBroker::run_first(dir.path(), &[&proxied[..], &settings].concat());
         let port = address.rsplit(':').next().expect("a port").to_owned();
         let behind = std::fs::read_to_string(dir.path().join("proxied")).expect("the broker's second port");
         let behind = format!("127.0.0.1:{}", behind.trim()).parse().expect("an address");
@@ -160,6 +160,12 @@ impl OwnBroker {
 
     pub fn start_again(&self) {
         OwnBroker::run(self.dir.path(), &["start", "--port", &self.port]);
+    }
+
+    /// Its first start: it does not outlive the tests, however they end.
+    fn run_first(dir: &Path, arguments: &[&str]) -> String {
+        let pid = std::process::id().to_string();
+        OwnBroker::run(dir, &[&["start", "--port", "0", "--while-pid", &pid], arguments].concat())
     }
 
     fn run(dir: &Path, arguments: &[&str]) -> String {
