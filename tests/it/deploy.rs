@@ -124,7 +124,8 @@ fn is_a_test(file: &str, test: &str) -> bool {
 #[test]
 fn each_fault_has_its_test_or_a_reason() {
     let text = std::fs::read_to_string(root().join("ops/RELIABILITY.md")).expect("the table");
-    let rows = text.lines().filter_map(|line| {
+    let (faults, _soak) = text.split_once("## The soak").expect("the soak's own table comes last");
+    let rows = faults.lines().filter_map(|line| {
         let cells: Vec<&str> = line.strip_prefix('|')?.split('|').map(str::trim).collect();
         let number = cells[0].parse::<u32>().ok()?;
         Some((number, cells[1], cells[2]))
