@@ -9,6 +9,7 @@ use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::checker::{Checker, Offsets, Report, Source, Subject};
+use crate::flow::Flow;
 use crate::harness::{Cluster, DEADLINE, OwnBroker, ProxiedBroker, real_kafka, wait_until};
 use crate::proxy::{Afterwards, ApiKey, Fault, What, When};
 
@@ -23,13 +24,7 @@ fn belongs((partition, offset): Source, message: &BorrowedMessage<'_>) -> bool {
 }
 
 fn subject(cluster: &Cluster, partitions: i32) -> Subject {
-    Subject {
-        brokers: cluster.brokers.clone(),
-        input: cluster.topic("in", partitions),
-        output: cluster.topic("out", partitions),
-        dead_letters: cluster.topic("in.dead-letters", partitions),
-        group: cluster.name("group"),
-    }
+    Subject::of(cluster, &Flow::new(cluster, partitions), &cluster.name("group"))
 }
 
 fn send(producer: &Producer, topic: &str, partition: i32, id: &str, value: &[u8], headers: impl Fn() -> Headers) {

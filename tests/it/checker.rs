@@ -16,6 +16,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
+use crate::flow::Flow;
+use crate::harness::Cluster;
+
 /// Offsets of one partition that the checker keeps a bit for: 32 MiB.
 const OFFSETS_MAX: usize = 1 << 28;
 /// Partitions of one topic; a source that names a higher one is none.
@@ -267,6 +270,19 @@ pub struct Subject {
     pub output: String,
     pub dead_letters: String,
     pub group: String,
+}
+
+impl Subject {
+    /// The results of `flow` as `group` makes them; `cluster` is the way past all faults.
+    pub fn of(cluster: &Cluster, flow: &Flow, group: &str) -> Subject {
+        Subject {
+            brokers: cluster.brokers.clone(),
+            input: flow.input.clone(),
+            output: flow.output.clone(),
+            dead_letters: flow.dead_letters.clone(),
+            group: group.to_owned(),
+        }
+    }
 }
 
 /// A running reader of the results.

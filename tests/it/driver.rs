@@ -416,13 +416,7 @@ impl Run {
     }
 
     fn check(&self) -> Checker {
-        let subject = Subject {
-            brokers: self.cluster.brokers.clone(),
-            input: self.flow.input.clone(),
-            output: self.flow.output.clone(),
-            dead_letters: self.flow.dead_letters.clone(),
-            group: self.group.clone(),
-        };
+        let subject = Subject::of(&self.cluster, &self.flow, &self.group);
         let recoveries = Arc::clone(&self.recoveries);
         Checker::start(subject, move |source, message| {
             if let Some(timestamp) = message.timestamp().to_millis() {

@@ -53,14 +53,7 @@ impl<'c> Watched<'c> {
 
     /// Reads the results from now on; `belongs` says whether a result has what belongs to its record.
     pub fn watch(&mut self, belongs: impl Fn(Source, &BorrowedMessage<'_>) -> bool + Send + 'static) {
-        let Flow { input, output, dead_letters } = &self.flow;
-        let subject = Subject {
-            brokers: self.cluster.brokers.clone(),
-            input: input.clone(),
-            output: output.clone(),
-            dead_letters: dead_letters.clone(),
-            group: self.group.clone(),
-        };
+        let subject = Subject::of(self.cluster, &self.flow, &self.group);
         self.checker = Some(Checker::start(subject, belongs));
     }
 

@@ -70,13 +70,7 @@ fn holds(broker: &ProxiedBroker, case: &str, counts: &[u64], more: &[&str], valu
     let flow = topics(direct, case, counts.len() as i32);
     fill(direct, &flow.input, counts, value);
     let group = direct.name(case);
-    let subject = Subject {
-        brokers: direct.brokers.clone(),
-        input: flow.input.clone(),
-        output: flow.output.clone(),
-        dead_letters: flow.dead_letters.clone(),
-        group: group.clone(),
-    };
+    let subject = Subject::of(direct, &flow, &group);
     proxy.fault(Fault {
         api: ApiKey::Produce,
         what: What::DelayRequest(SLOW),

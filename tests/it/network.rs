@@ -45,13 +45,7 @@ fn exactly_once(test: &str, more: &[&str], faults: u64, disturb: impl FnOnce(&Pr
     let flow = Flow::new(&direct, PARTITIONS);
     direct.publish_iris("iris", "7");
     let group = direct.name("group");
-    let subject = Subject {
-        brokers: direct.brokers.clone(),
-        input: flow.input.clone(),
-        output: flow.output.clone(),
-        dead_letters: flow.dead_letters.clone(),
-        group: group.clone(),
-    };
+    let subject = Subject::of(&direct, &flow, &group);
     let checker = Checker::start(subject, belongs);
     let arguments = ["--group", &group, "--lanes", "2", "--batch-records", "100", "--commit-interval", "20ms"];
     let mut serving = cluster.serve(&flow.arguments(&[&arguments[..], more].concat()));
