@@ -8,6 +8,9 @@ use modelstream::cli;
 use modelstream::commands;
 use modelstream::telemetry::logging;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How long a process that ends waits for a stderr that nobody reads.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 

@@ -13,7 +13,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use rdkafka::message::Message;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use rdkafka_sys as sys;
@@ -21,7 +21,11 @@ use rdkafka_sys as sys;
 use super::Error;
 use super::context::{self, Statistics};
 use super::fault::{self, Kind};
+use super::queue::RecordQueue;
 use super::settings::Connection;
+
+pub use super::queue::BatchLimits;
+pub use super::record::Record;
 
 /// How long each question may take that a gap is described with.
 const GAP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -68,64 +72,6 @@ pub enum Fetched {
     Event(Event),
     /// Nothing came within the time.
     Nothing,
-}
-
-/// How much a batch may hold.
-#[derive(Debug, Clone, Copy)]
-pub struct BatchLimits {
-    /// Records.
-    pub records: usize,
-    /// Bytes of keys and payloads; one record may exceed it.
-    pub bytes: usize,
-}
-
-/// One record of the input topic, borrowed from librdkafka's memory.
-pub struct Record<'c>(BorrowedMessage<'c>);
-
-impl<'c> Record<'c> {
-    pub(super) fn new(message: BorrowedMessage<'c>) -> Record<'c> {
-        Record(message)
-    }
-
-    /// The key's bytes.
-    pub fn key(&self) -> Option<&[u8]> {
-        self.0.key()
-    }
-
-    /// The value's bytes; `None` is a tombstone.
-    pub fn payload(&self) -> Option<&[u8]> {
-        self.0.payload()
-    }
-
-    /// The partition that it came from.
-    pub fn partition(&self) -> i32 {
-        self.0.partition()
-    }
-
-    /// Its offset there.
-    pub fn offset(&self) -> i64 {
-        self.0.offset()
-    }
-
-    /// Its timestamp in milliseconds since the Unix epoch, where it has one.
-    pub fn timestamp_ms(&self) -> Option<i64> {
-        self.0.timestamp().to_millis()
-    }
-
-    /// Its headers in order.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
-        self.0.headers().into_iter().flat_map(|headers| headers.iter()).map(|header| (header.key, header.value))
-    }
-
-    /// The bytes of key and value.
-    pub fn len(&self) -> usize {
-        self.0.key_len() + self.0.payload_len()
-    }
-
-    /// Whether it has neither key nor value.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// librdkafka's word for a member of a generation of a group.
@@ -246,6 +192,8 @@ fn known_offsets(list: &TopicPartitionList) -> Vec<(i32, i64)> {
 
 /// A member of a consumer group on one topic. Polled by one thread. Dropping it leaves the group.
 pub struct GroupConsumer {
+    /// Before `inner`, because it goes first.
+    queue: RecordQueue,
     inner: BaseConsumer<GroupContext>,
     topic: String,
     brokers: String,
@@ -298,60 +246,74 @@ impl GroupConsumer {
         let failed = |error: &KafkaError| Error::new(format!("joining group {group}"), connection.brokers(), error);
         let inner = BaseConsumer::from_config_and_context(&config, context).map_err(|error| failed(&error))?;
         inner.subscribe(&[topic]).map_err(|error| failed(&error))?;
-        Ok(GroupConsumer { inner, topic: topic.to_owned(), brokers: connection.brokers().to_owned(), reset })
+        // SAFETY: the client is a consumer's; as the first field, the queue goes before it.
+        let queue = unsafe { RecordQueue::new(inner.client().native_ptr(), topic) };
+        Ok(GroupConsumer { queue, inner, topic: topic.to_owned(), brokers: connection.brokers().to_owned(), reset })
     }
 
     /// Waits up to `wait` for something, then takes what is there without waiting for more, up to `limits`.
     ///
     /// An event that comes while records are being taken is returned by the next call, so `batch` is always scored first.
     pub fn fetch<'c>(&'c self, batch: &mut Vec<Record<'c>>, limits: BatchLimits, wait: Duration) -> Fetched {
-        if let Some(event) = self.next_event() {
-            return Fetched::Event(event);
-        }
-        let mut bytes = 0;
-        let mut wait = wait;
-        while batch.len() < limits.records && bytes < limits.bytes {
-            match self.inner.poll(wait) {
-                Some(Ok(message)) => {
-                    bytes += message.key_len() + message.payload_len();
-                    batch.push(Record::new(message));
-                }
-                Some(Err(error)) => self.inner.context().events().push_back(Event::Failed(self.poll_error(&error))),
-                None => break,
-            }
-            if !self.inner.context().events().is_empty() {
-                break;
-            }
-            wait = Duration::ZERO;
-        }
-        if !batch.is_empty() {
-            return Fetched::Records;
-        }
-        self.next_event().map_or(Fetched::Nothing, Fetched::Event)
+        self.wait(wait, || {
+            self.queue.take(batch, limits, |no_record| self.queue_event(Event::Failed(self.failure(&no_record.error))));
+            !batch.is_empty()
+        })
     }
 
-    /// As [`GroupConsumer::fetch`] while all partitions are paused: waits for events only.
+    /// As [`GroupConsumer::fetch`], for events only: what was fetched waits, and when the queue is full no more is.
     pub fn serve(&self, wait: Duration) -> Fetched {
+        self.wait(wait, || false)
+    }
+
+    fn wait(&self, wait: Duration, mut take: impl FnMut() -> bool) -> Fetched {
         if let Some(event) = self.next_event() {
             return Fetched::Event(event);
         }
-        match self.inner.poll(wait) {
-            // A record in spite of the pause must not be lost: whoever sees this error starts over.
-            Some(Ok(message)) => Fetched::Event(Event::Failed(Error::Other {
-                doing: format!("waiting with {} paused", self.topic),
-                cause: format!("a record of partition {} came", message.partition()),
-                fatal: true,
-            })),
-            Some(Err(error)) => Fetched::Event(Event::Failed(self.poll_error(&error))),
-            None => self.next_event().map_or(Fetched::Nothing, Fetched::Event),
+        let deadline = Instant::now() + wait;
+        loop {
+            self.queue.watch();
+            self.poll();
+            if take() {
+                return Fetched::Records;
+            }
+            if let Some(event) = self.next_event() {
+                return Fetched::Event(event);
+            }
+            if !self.queue.wait_until(deadline) {
+                return Fetched::Nothing;
+            }
         }
+    }
+
+    /// Lets librdkafka make the callbacks that wait, and tells the group that this member is alive.
+    fn poll(&self) {
+        loop {
+            match self.inner.poll(Duration::ZERO) {
+                // Whoever sees this joins anew, and the record is read again.
+                Some(Ok(message)) => self.queue_event(Event::Failed(Error::Other {
+                    doing: format!("reading {}", self.topic),
+                    cause: format!("the record at {} came beside the queue for records", Message::offset(&message)),
+                    fatal: true,
+                })),
+                Some(Err(error)) => self.queue_event(Event::Failed(self.failure(&error))),
+                None => {}
+            }
+            if !self.queue.has_events() {
+                return;
+            }
+        }
+    }
+
+    fn queue_event(&self, event: Event) {
+        self.inner.context().events().push_back(event);
     }
 
     fn next_event(&self) -> Option<Event> {
         self.inner.context().events().pop_front()
     }
 
-    fn poll_error(&self, error: &KafkaError) -> Error {
+    fn failure(&self, error: &KafkaError) -> Error {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 Error::OffsetGone { topic: self.topic.clone(), gap: self.gap() }
@@ -398,6 +360,7 @@ impl GroupConsumer {
             Ok(starts) => (starts, None),
             Err(failure) => (self.list(partitions), Some(failure)),
         };
+        self.queue.forward(partitions.iter().copied());
         let result = match self.inner.rebalance_protocol() {
             RebalanceProtocol::Cooperative => self.inner.incremental_assign(&starts),
             RebalanceProtocol::Eager | RebalanceProtocol::None => self.inner.assign(&starts),
@@ -408,9 +371,14 @@ impl GroupConsumer {
             Error::Other { doing, cause: error.to_string(), fatal: true }
         })?;
         match failure {
-            None => Ok(known_offsets(&starts)),
+            None => {
+                // librdkafka remembers that a partition was paused when it was here before.
+                self.resume(partitions);
+                Ok(known_offsets(&starts))
+            }
             Some(failure) => {
-                self.pause(partitions);
+                // It fails only for partitions that are not ours, which then need no pause.
+                let _ = self.inner.pause(&self.list(partitions));
                 Err(failure)
             }
         }
@@ -464,8 +432,16 @@ impl GroupConsumer {
         };
         let starts = self.start_offsets(partitions, wait)?;
         let moved = self.inner.seek_partitions(starts, wait).map_err(|error| failed(&error))?;
-        let refused = moved.elements().iter().find_map(|element| element.error().err());
-        refused.map_or_else(|| Ok(known_offsets(&moved)), |error| Err(failed(&error)))
+        if let Some(error) = moved.elements().iter().find_map(|element| element.error().err()) {
+            return Err(failed(&error));
+        }
+        // They were paused if `assign` could not say where they begin.
+        self.resume(partitions);
+        Ok(known_offsets(&moved))
+    }
+
+    fn resume(&self, partitions: &[i32]) {
+        let _ = self.inner.resume(&self.list(partitions));
     }
 
     /// Which member of which generation of the group this consumer is now.
@@ -479,17 +455,6 @@ impl GroupConsumer {
     /// one only when there is none.
     pub fn is_between_rebalances(&self, wait: Duration) -> bool {
         self.inner.committed_offsets(self.list(&[0]), wait).is_ok()
-    }
-
-    /// Stops fetching `partitions`; polling goes on, so the group keeps the member.
-    pub fn pause(&self, partitions: &[i32]) {
-        // It fails only for partitions that are not ours, which then need no pause.
-        let _ = self.inner.pause(&self.list(partitions));
-    }
-
-    /// Fetches `partitions` again.
-    pub fn resume(&self, partitions: &[i32]) {
-        let _ = self.inner.resume(&self.list(partitions));
     }
 
     /// Commits for each partition the offset of the next record to read; [`Event::Committed`] tells the outcome.

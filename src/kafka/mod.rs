@@ -2,6 +2,7 @@
 //!
 //! - [`settings`]: how to reach the cluster, and what every client of ours is configured with
 //! - [`consumer`]: a lane's member of the consumer group
+//! - `record`, `queue`: records in librdkafka's memory, and how they are taken in batches
 //! - [`producer`]: a polled producer, with flush and commit that do not wait longer than they must
 //! - [`reader`]: reads the partitions of a topic to the end and on, without a group
 //! - [`admin`]: topics and their sizes
@@ -19,6 +20,8 @@ pub mod reader;
 pub mod settings;
 
 mod context;
+mod queue;
+mod record;
 
 pub use context::{PartitionStatistics, Statistics};
 pub use settings::Connection;

@@ -4,9 +4,15 @@
 //! steps that last their whole time. Here a thread polls the delivery reports ([`ThreadedProducer`]), and `rd_kafka_flush`
 //! and `rd_kafka_commit_transaction` are called directly: about 12 ms a commit.
 
+mod headers;
+mod topics;
 mod transaction;
 
+pub use headers::Headers;
+
+use std::cell::Cell;
 use std::ffi::c_void;
+use std::ptr::null;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,18 +20,21 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::util::IntoOpaque;
 use rdkafka_sys as sys;
 
-use super::consumer::Record;
-use super::memory::{SENT_HEADER_BYTES, SENT_RECORD_BYTES};
+use super::memory::SENT_RECORD_BYTES;
 use super::settings::{Connection, PRODUCE_QUEUE_KIB, number};
 use super::{Error, context};
+use topics::Topics;
 
 /// How long a producer that is full is left alone before it is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(2);
+
+/// Of a record, what librdkafka is told in any case: topic, flags, key, value, ticket.
+const ALWAYS_GIVEN: usize = 5;
 
 /// A record to send.
 #[derive(Debug)]
@@ -53,38 +62,6 @@ impl Outgoing<'_> {
     /// Whether it has neither key nor value.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-/// Headers of a record to send, and the memory that they take.
-#[derive(Debug, Default)]
-pub struct Headers(Option<OwnedHeaders>, usize);
-
-impl Headers {
-    /// No headers, with room for `capacity`.
-    pub fn with_capacity(capacity: usize) -> Headers {
-        Headers(Some(OwnedHeaders::new_with_capacity(capacity)), 0)
-    }
-
-    /// Appends one.
-    #[must_use]
-    pub fn with(self, name: &str, value: &[u8]) -> Headers {
-        self.with_optional(name, Some(value))
-    }
-
-    /// Appends all headers of `record`, in order, except those whose name starts with `except`.
-    #[must_use]
-    pub fn with_those_of(mut self, record: &Record<'_>, except: &str) -> Headers {
-        for (name, value) in record.headers().filter(|(name, _)| !name.starts_with(except)) {
-            self = self.with_optional(name, value);
-        }
-        self
-    }
-
-    fn with_optional(self, name: &str, value: Option<&[u8]>) -> Headers {
-        let headers = self.0.unwrap_or_default();
-        let bytes = self.1 + SENT_HEADER_BYTES + name.len() + value.map_or(0, <[u8]>::len);
-        Headers(Some(headers.insert(Header { key: name, value })), bytes)
     }
 }
 
@@ -136,8 +113,8 @@ impl IntoOpaque for Ticket {
 #[derive(Default)]
 struct ProduceContext {
     brokers: String,
-    /// The memory that records take which were sent and not delivered yet.
-    queued_bytes: AtomicUsize,
+    /// The memory of all records that were delivered or failed so far; wraps around.
+    ended_bytes: AtomicUsize,
     /// The first delivery that failed since anyone asked.
     failure: Mutex<Option<Error>>,
     delivered: Mutex<Vec<Delivered>>,
@@ -157,7 +134,7 @@ impl ProducerContext for ProduceContext {
     type DeliveryOpaque = Ticket;
 
     fn delivery(&self, result: &DeliveryResult<'_>, Ticket { tag, bytes }: Ticket) {
-        self.queued_bytes.fetch_sub(bytes as usize, Ordering::Relaxed);
+        self.ended_bytes.fetch_add(bytes as usize, Ordering::Relaxed);
         match result {
             Ok(_) if tag == UNTAGGED => {}
             Ok(message) => {
@@ -175,10 +152,17 @@ impl ProducerContext for ProduceContext {
 
 /// Sends records; a thread of its own polls the delivery reports.
 pub struct Producer {
+    /// Before `inner`, because they go first.
+    topics: Topics,
     inner: ThreadedProducer<ProduceContext>,
     brokers: String,
     /// The most memory of records that wait.
     queue_bytes_max: usize,
+    /// The memory of all records that were sent so far; wraps around.
+    sent_bytes: Cell<usize>,
+    /// How much of it had ended when that was looked at last. The thread that polls counts it up for each record: looking for
+    /// each would make both wait for one another.
+    seen_ended_bytes: Cell<usize>,
     /// How long a transactional call is repeated; nothing for a producer without transactions.
     transaction_timeout: Duration,
 }
@@ -228,9 +212,12 @@ impl Producer {
             .map_err(|error| Error::new("creating a producer", connection.brokers(), &error))?;
         let queue_kib = number(config, "queue.buffering.max.kbytes").unwrap_or(u64::from(PRODUCE_QUEUE_KIB));
         Ok(Producer {
+            topics: Topics::default(),
             inner,
             brokers: connection.brokers().to_owned(),
             queue_bytes_max: usize::try_from(queue_kib.saturating_mul(1024)).unwrap_or(usize::MAX),
+            sent_bytes: Cell::new(0),
+            seen_ended_bytes: Cell::new(0),
             transaction_timeout: Duration::ZERO,
         })
     }
@@ -241,34 +228,91 @@ impl Producer {
     /// # Errors
     /// When the producer is of no use any more, or the topic is unknown.
     pub fn send(&self, outgoing: Outgoing<'_>, tag: u32) -> Result<Sent, Error> {
-        let bytes = u32::try_from(SENT_RECORD_BYTES + outgoing.len() + outgoing.headers.1).unwrap_or(u32::MAX);
-        let queued_bytes = &self.inner.context().queued_bytes;
-        let queued = queued_bytes.load(Ordering::Relaxed);
-        // One record is always taken, however large.
-        if queued > 0 && queued + bytes as usize > self.queue_bytes_max {
+        let bytes = u32::try_from(SENT_RECORD_BYTES + outgoing.len() + outgoing.headers.bytes()).unwrap_or(u32::MAX);
+        if !self.has_room_for(bytes as usize) {
             return Ok(Sent::Full);
         }
-        let record: BaseRecord<'_, [u8], [u8], Ticket> = BaseRecord {
-            topic: outgoing.topic,
-            partition: outgoing.partition,
-            payload: outgoing.value,
-            key: outgoing.key,
-            timestamp: outgoing.timestamp_ms,
-            headers: outgoing.headers.0,
-            delivery_opaque: Ticket { tag, bytes },
-        };
-        // Before the record is sent: its delivery may be reported before the call returns.
-        queued_bytes.fetch_add(bytes as usize, Ordering::Relaxed);
-        let sent = self.inner.send(record);
-        if sent.is_err() {
-            queued_bytes.fetch_sub(bytes as usize, Ordering::Relaxed);
+        let topic = outgoing.topic;
+        let sent = self.enqueue(outgoing, Ticket { tag, bytes });
+        if sent.is_ok() {
+            self.sent_bytes.set(self.sent_bytes.get().wrapping_add(bytes as usize));
         }
         match sent {
             Ok(()) => Ok(Sent::Accepted),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(Sent::Full),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => Ok(Sent::TooLarge),
-            Err((error, record)) => Err(self.send_error(format!("sending a record to {}", record.topic), &error)),
+            Err(RDKafkaErrorCode::QueueFull) => Ok(Sent::Full),
+            Err(RDKafkaErrorCode::MessageSizeTooLarge) => Ok(Sent::TooLarge),
+            Err(code) => {
+                Err(self.send_error(format!("sending a record to {topic}"), &KafkaError::MessageProduction(code)))
+            }
         }
+    }
+
+    /// Whether `bytes` fit beside what waits. One record is always taken, however large.
+    fn has_room_for(&self, bytes: usize) -> bool {
+        let fits = || {
+            let queued = self.sent_bytes.get().wrapping_sub(self.seen_ended_bytes.get());
+            queued == 0 || queued + bytes <= self.queue_bytes_max
+        };
+        fits() || {
+            self.seen_ended_bytes.set(self.inner.context().ended_bytes.load(Ordering::Relaxed));
+            fits()
+        }
+    }
+
+    /// Hands a record to librdkafka, which copies it. rdkafka's own call copies the name of the topic and looks it up, for each
+    /// record.
+    fn enqueue(&self, outgoing: Outgoing<'_>, ticket: Ticket) -> Result<(), RDKafkaErrorCode> {
+        use sys::rd_kafka_vtype_t as vtype;
+        // SAFETY: the client lives as long as `inner`, which goes after the topics.
+        let topic = unsafe { self.topics.handle(self.client(), outgoing.topic) };
+        let topic = topic.ok_or(RDKafkaErrorCode::InvalidTopic)?;
+        let value = |vtype, u| sys::rd_kafka_vu_t { vtype, u };
+        let of_bytes = |bytes: Option<&[u8]>| {
+            let (start, size) = bytes.map_or((null(), 0), |bytes| (bytes.as_ptr(), bytes.len()));
+            let mem = sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 { ptr: start.cast_mut().cast(), size };
+            sys::rd_kafka_vu_s__bindgen_ty_1 { mem }
+        };
+        let mut arguments = [
+            value(vtype::RD_KAFKA_VTYPE_RKT, sys::rd_kafka_vu_s__bindgen_ty_1 { rkt: topic.as_ptr() }),
+            value(vtype::RD_KAFKA_VTYPE_MSGFLAGS, sys::rd_kafka_vu_s__bindgen_ty_1 { i: sys::RD_KAFKA_MSG_F_COPY }),
+            value(vtype::RD_KAFKA_VTYPE_KEY, of_bytes(outgoing.key)),
+            value(vtype::RD_KAFKA_VTYPE_VALUE, of_bytes(outgoing.value)),
+            value(vtype::RD_KAFKA_VTYPE_OPAQUE, sys::rd_kafka_vu_s__bindgen_ty_1 { ptr: ticket.into_ptr() }),
+            value(vtype::RD_KAFKA_VTYPE_END, sys::rd_kafka_vu_s__bindgen_ty_1 { i: 0 }),
+            value(vtype::RD_KAFKA_VTYPE_END, sys::rd_kafka_vu_s__bindgen_ty_1 { i: 0 }),
+            value(vtype::RD_KAFKA_VTYPE_END, sys::rd_kafka_vu_s__bindgen_ty_1 { i: 0 }),
+        ];
+        let mut count = ALWAYS_GIVEN;
+        let mut give = |vtype, u| {
+            arguments[count] = value(vtype, u);
+            count += 1;
+        };
+        if let Some(partition) = outgoing.partition {
+            give(vtype::RD_KAFKA_VTYPE_PARTITION, sys::rd_kafka_vu_s__bindgen_ty_1 { i32_: partition });
+        }
+        if let Some(timestamp) = outgoing.timestamp_ms {
+            give(vtype::RD_KAFKA_VTYPE_TIMESTAMP, sys::rd_kafka_vu_s__bindgen_ty_1 { i64_: timestamp });
+        }
+        if let Some(list) = outgoing.headers.list() {
+            give(vtype::RD_KAFKA_VTYPE_HEADERS, sys::rd_kafka_vu_s__bindgen_ty_1 { headers: list.as_ptr() });
+        }
+        // SAFETY: each argument has the member of the union that its type asks for; what they point to lives as long as the call,
+        // which copies key and value and, where it succeeds, takes the headers over.
+        let error = unsafe { sys::rd_kafka_produceva(self.client(), arguments.as_ptr(), count) };
+        if error.is_null() {
+            outgoing.headers.sent();
+            return Ok(());
+        }
+        // SAFETY: the error is ours until it is destroyed, and not used afterwards.
+        unsafe {
+            let code = sys::rd_kafka_error_code(error);
+            sys::rd_kafka_error_destroy(error);
+            Err(code.into())
+        }
+    }
+
+    fn client(&self) -> *mut sys::rd_kafka_t {
+        self.inner.client().native_ptr()
     }
 
     fn send_error(&self, doing: String, error: &KafkaError) -> Error {
@@ -317,7 +361,7 @@ impl Producer {
     pub fn flush(&self, wait: Duration) -> bool {
         let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the client lives as long as `self.inner`; the reports are polled by its thread, as the call demands.
-        let error = unsafe { sys::rd_kafka_flush(self.inner.client().native_ptr(), millis) };
+        let error = unsafe { sys::rd_kafka_flush(self.client(), millis) };
         error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
     }
 
@@ -346,6 +390,7 @@ impl Producer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::memory::SENT_HEADER_BYTES;
 
     #[test]
     fn a_ticket_comes_back_as_it_went() {

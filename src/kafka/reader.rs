@@ -1,6 +1,6 @@
 //! Reads the partitions of a topic to the end and on, without a group and committed records only.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
@@ -8,7 +8,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::consumer::Record;
+use super::queue::{BatchLimits, RecordQueue};
+use super::record::Record;
 use super::settings::Connection;
 use super::{Error, context};
 
@@ -33,6 +34,9 @@ pub enum Read<'r> {
     Nothing,
 }
 
+/// What is taken at once.
+const ONE: BatchLimits = BatchLimits { records: 1, bytes: usize::MAX };
+
 struct ReadContext;
 
 impl ClientContext for ReadContext {
@@ -51,6 +55,8 @@ impl ConsumerContext for ReadContext {}
 
 /// Reads partitions of one topic.
 pub struct LogReader {
+    /// Before `inner`, because it goes first.
+    queue: RecordQueue,
     inner: BaseConsumer<ReadContext>,
     topic: String,
     brokers: String,
@@ -74,8 +80,11 @@ impl LogReader {
             };
             list.add_partition_offset(topic, *partition, offset).map_err(|error| failed(&error))?;
         }
+        // SAFETY: the client is a consumer's; as the first field, the queue goes before it.
+        let queue = unsafe { RecordQueue::new(inner.client().native_ptr(), topic) };
+        queue.forward(starts.iter().map(|(partition, _)| *partition));
         inner.assign(&list).map_err(|error| failed(&error))?;
-        Ok(LogReader { inner, topic: topic.to_owned(), brokers: connection.brokers().to_owned() })
+        Ok(LogReader { queue, inner, topic: topic.to_owned(), brokers: connection.brokers().to_owned() })
     }
 
     /// The next record or end, waiting at most `wait`.
@@ -83,17 +92,32 @@ impl LogReader {
     /// # Errors
     /// What the consumer reports; [`Error::Unreachable`] is worth another call.
     pub fn next(&self, wait: Duration) -> Result<Read<'_>, Error> {
-        match self.inner.poll(wait) {
-            None => Ok(Read::Nothing),
-            Some(Ok(message)) => Ok(Read::Record(Record::new(message))),
-            Some(Err(KafkaError::PartitionEOF(partition))) => Ok(Read::End(partition)),
-            Some(Err(error)) => match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                    let gap = "records were deleted before they were read".to_owned();
-                    Err(Error::OffsetGone { topic: self.topic.clone(), gap })
-                }
-                _ => Err(Error::new(format!("reading {}", self.topic), &self.brokers, &error)),
-            },
+        let deadline = Instant::now() + wait;
+        loop {
+            self.queue.watch();
+            if let Some(Err(error)) = self.inner.poll(Duration::ZERO) {
+                return Err(self.failure(&error));
+            }
+            let (mut records, mut end) = (Vec::new(), None);
+            self.queue.take(&mut records, ONE, |no_record| end = Some(no_record));
+            match (records.pop(), end) {
+                (Some(record), _) => return Ok(Read::Record(record)),
+                (None, Some(end)) if end.is_end_of_partition() => return Ok(Read::End(end.partition)),
+                (None, Some(other)) => return Err(self.failure(&other.error)),
+                (None, None) if self.queue.has_events() => {}
+                (None, None) if self.queue.wait_until(deadline) => {}
+                (None, None) => return Ok(Read::Nothing),
+            }
+        }
+    }
+
+    fn failure(&self, error: &KafkaError) -> Error {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                let gap = "records were deleted before they were read".to_owned();
+                Error::OffsetGone { topic: self.topic.clone(), gap }
+            }
+            _ => Error::new(format!("reading {}", self.topic), &self.brokers, error),
         }
     }
 }

@@ -38,7 +38,7 @@ pub const FETCH_BYTES: u32 = 256 * 1024;
 /// `message.max.bytes` of librdkafka.
 const MESSAGE_BYTES: u32 = 1_000_000;
 /// Bytes that wait for the broker, with all that a record takes: librdkafka's own count is of values alone, and keys, headers
-/// and its records of them are several times a small prediction. When it is full, the lane pauses its partitions. Enough for
+/// and its records of them are several times a small prediction. When it is full, the lane takes no more records. Enough for
 /// what a lane makes in a hundred milliseconds.
 pub const PRODUCE_QUEUE_KIB: u32 = 48 * 1024;
 /// Records that wait for the broker.

@@ -1,10 +1,10 @@
 //! THE loop. One OS thread owns one consumer and one producer.
 //!
 //! A turn: take what is there, read the active model once, decode into one block, predict, encode, send, and commit when due.
-//! When the producer is full, the partitions are paused and the loop goes on polling, so the group keeps the lane.
+//! When the producer is full, what was fetched waits and the loop goes on polling, so the group keeps the lane.
 //!
 //! After a failure the lane is adrift: what it would read next is not what comes after the committed offsets. It stays a member
-//! of the group, with its partitions paused, until its producer may send again and every partition is back at its committed
+//! of the group, and takes no record, until its producer may send again and every partition is back at its committed
 //! offset. Our memory never says what was committed.
 
 use std::collections::BTreeMap;
@@ -69,7 +69,7 @@ pub struct Lane {
     /// The partitions that the lane has, with the offset to start at where it is known.
     assigned: BTreeMap<i32, Option<i64>>,
     lag: Lag,
-    /// The partitions are paused.
+    /// No record is taken.
     holding: bool,
     /// What would be read next is not what comes after the committed offsets; since when.
     adrift: Option<Instant>,
@@ -160,7 +160,7 @@ impl Lane {
                 batch.clear();
             }
             let open = self.breaker.is_open(Instant::now());
-            self.hold(consumer, open || self.adrift.is_some() || !batch.is_sent());
+            self.holding = open || self.adrift.is_some() || !batch.is_sent();
             self.pulse.does(match (self.adrift, open) {
                 (Some(_), _) => Activity::Recovering,
                 (None, true) => Activity::CircuitOpen,
@@ -223,9 +223,6 @@ impl Lane {
     /// One attempt to get back to work: the producer may send, and every partition is at its committed offset. Events come
     /// first: the group must not wait for a lane that waits for the broker.
     fn recover(&mut self, consumer: &GroupConsumer, since: Instant) -> Result<(), kafka::Error> {
-        if !self.holding {
-            self.hold(consumer, true);
-        }
         if let Fetched::Event(event) = consumer.serve(FULL_WAIT) {
             return self.answer(consumer, event, &mut Batch::default());
         }
@@ -377,20 +374,6 @@ impl Lane {
         }
     }
 
-    /// Pauses the partitions, or resumes them.
-    fn hold(&mut self, consumer: &GroupConsumer, hold: bool) {
-        if hold == self.holding {
-            return;
-        }
-        self.holding = hold;
-        let partitions: Vec<i32> = self.assigned.keys().copied().collect();
-        if hold {
-            consumer.pause(&partitions);
-        } else {
-            consumer.resume(&partitions);
-        }
-    }
-
     fn answer(&mut self, consumer: &GroupConsumer, event: Event, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
         match event {
             Event::Assigned(partitions) => self.take(consumer, &partitions),
@@ -428,12 +411,6 @@ impl Lane {
                 tracing::warn!(%failure, "the partitions wait for their committed offsets");
                 self.drift();
             }
-        }
-        // librdkafka remembers that a partition was paused when it was here before.
-        if self.holding {
-            consumer.pause(partitions);
-        } else {
-            consumer.resume(partitions);
         }
         Ok(())
     }
@@ -505,10 +482,9 @@ impl Lane {
 
     /// Delivers what was sent, waits for the broker's word that its offsets are committed, for the end of a rebalance that is
     /// under way, and for the process's other lanes: a member that leaves in the middle of a rebalance, which a sibling's
-    /// leaving is the start of, is waited for until its session times out. Partitions stay paused; events are answered on.
+    /// leaving is the start of, is waited for until its session times out. No record is taken; events are answered on.
     fn drain(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
         let deadline = Instant::now() + self.settings.drain_timeout;
-        self.hold(consumer, true);
         let (mut arrived, mut patience) = (false, DRAIN_WAIT);
         loop {
             self.pulse.turn();

@@ -87,10 +87,6 @@ impl Producer {
         })
     }
 
-    fn client(&self) -> *mut sys::rd_kafka_t {
-        self.inner.client().native_ptr()
-    }
-
     /// Makes a call on a thread of its own, which holds the producer as long as the call needs it.
     fn transaction(
         &self,
