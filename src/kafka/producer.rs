@@ -9,6 +9,7 @@ mod topics;
 mod transaction;
 
 pub use headers::Headers;
+pub use transaction::{Ended, Running};
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -90,31 +91,54 @@ pub struct Delivered {
 /// What a record is sent with when nobody asks where it ended up.
 pub const UNTAGGED: u32 = 0;
 
-/// What a record takes along until its delivery is reported: its tag, and the memory that it takes meanwhile.
+/// What a record takes along until its delivery is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Ticket {
     tag: u32,
+    generation: Generation,
+    /// The memory that the record takes meanwhile; at most [`TICKET_BYTES_MAX`].
     bytes: u32,
 }
 
+/// Records that were sent before a [`Producer::seal`], or after it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Generation {
+    #[default]
+    Even,
+    Odd,
+}
+
+impl Generation {
+    fn next(self) -> Generation {
+        match self {
+            Generation::Even => Generation::Odd,
+            Generation::Odd => Generation::Even,
+        }
+    }
+}
+
 const _: () = assert!(usize::BITS >= u64::BITS, "a ticket travels in the place of a pointer");
+/// A ticket's upper half has the generation in its last bit, before it the bytes.
+const TICKET_BYTES_MAX: u32 = u32::MAX >> 1;
 
 impl IntoOpaque for Ticket {
     fn into_ptr(self) -> *mut c_void {
-        std::ptr::without_provenance_mut((self.bytes as usize) << u32::BITS | self.tag as usize)
+        let upper = (self.bytes as usize) << 1 | self.generation as usize;
+        std::ptr::without_provenance_mut(upper << u32::BITS | self.tag as usize)
     }
 
     unsafe fn from_ptr(pointer: *mut c_void) -> Ticket {
-        let both = pointer.addr();
-        Ticket { tag: both as u32, bytes: (both >> u32::BITS) as u32 }
+        let (both, upper) = (pointer.addr(), (pointer.addr() >> u32::BITS) as u32);
+        let generation = if upper & 1 == 0 { Generation::Even } else { Generation::Odd };
+        Ticket { tag: both as u32, generation, bytes: upper >> 1 }
     }
 }
 
 #[derive(Default)]
 struct ProduceContext {
     brokers: String,
-    /// The memory of all records that were delivered or failed so far; wraps around.
-    ended_bytes: AtomicUsize,
+    /// By generation, the memory of all records that were delivered or failed so far; wraps around.
+    ended_bytes: [AtomicUsize; 2],
     /// The first delivery that failed since anyone asked.
     failure: Mutex<Option<Error>>,
     delivered: Mutex<Vec<Delivered>>,
@@ -133,8 +157,7 @@ impl ClientContext for ProduceContext {
 impl ProducerContext for ProduceContext {
     type DeliveryOpaque = Ticket;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, Ticket { tag, bytes }: Ticket) {
-        self.ended_bytes.fetch_add(bytes as usize, Ordering::Relaxed);
+    fn delivery(&self, result: &DeliveryResult<'_>, Ticket { tag, generation, bytes }: Ticket) {
         match result {
             Ok(_) if tag == UNTAGGED => {}
             Ok(message) => {
@@ -147,6 +170,8 @@ impl ProducerContext for ProduceContext {
                 failure.get_or_insert_with(|| Error::new(doing, &self.brokers, error));
             }
         }
+        // Last: whoever sees that all have ended sees the failure too.
+        self.ended_bytes[generation as usize].fetch_add(bytes as usize, Ordering::Release);
     }
 }
 
@@ -158,11 +183,12 @@ pub struct Producer {
     brokers: String,
     /// The most memory of records that wait.
     queue_bytes_max: usize,
-    /// The memory of all records that were sent so far; wraps around.
-    sent_bytes: Cell<usize>,
+    /// By generation, the memory of all records that were sent so far; wraps around.
+    sent_bytes: [Cell<usize>; 2],
     /// How much of it had ended when that was looked at last. The thread that polls counts it up for each record: looking for
     /// each would make both wait for one another.
-    seen_ended_bytes: Cell<usize>,
+    seen_ended_bytes: [Cell<usize>; 2],
+    generation: Cell<Generation>,
     /// How long a transactional call is repeated; nothing for a producer without transactions.
     transaction_timeout: Duration,
 }
@@ -216,8 +242,9 @@ impl Producer {
             inner,
             brokers: connection.brokers().to_owned(),
             queue_bytes_max: usize::try_from(queue_kib.saturating_mul(1024)).unwrap_or(usize::MAX),
-            sent_bytes: Cell::new(0),
-            seen_ended_bytes: Cell::new(0),
+            sent_bytes: Default::default(),
+            seen_ended_bytes: Default::default(),
+            generation: Cell::default(),
             transaction_timeout: Duration::ZERO,
         })
     }
@@ -229,13 +256,15 @@ impl Producer {
     /// When the producer is of no use any more, or the topic is unknown.
     pub fn send(&self, outgoing: Outgoing<'_>, tag: u32) -> Result<Sent, Error> {
         let bytes = u32::try_from(SENT_RECORD_BYTES + outgoing.len() + outgoing.headers.bytes()).unwrap_or(u32::MAX);
+        let bytes = bytes.min(TICKET_BYTES_MAX);
         if !self.has_room_for(bytes as usize) {
             return Ok(Sent::Full);
         }
-        let topic = outgoing.topic;
-        let sent = self.enqueue(outgoing, Ticket { tag, bytes });
+        let (topic, generation) = (outgoing.topic, self.generation.get());
+        let sent = self.enqueue(outgoing, Ticket { tag, generation, bytes });
         if sent.is_ok() {
-            self.sent_bytes.set(self.sent_bytes.get().wrapping_add(bytes as usize));
+            let sent_bytes = &self.sent_bytes[generation as usize];
+            sent_bytes.set(sent_bytes.get().wrapping_add(bytes as usize));
         }
         match sent {
             Ok(()) => Ok(Sent::Accepted),
@@ -250,13 +279,36 @@ impl Producer {
     /// Whether `bytes` fit beside what waits. One record is always taken, however large.
     fn has_room_for(&self, bytes: usize) -> bool {
         let fits = || {
-            let queued = self.sent_bytes.get().wrapping_sub(self.seen_ended_bytes.get());
+            let queued = self.outstanding_bytes(Generation::Even) + self.outstanding_bytes(Generation::Odd);
             queued == 0 || queued + bytes <= self.queue_bytes_max
         };
         fits() || {
-            self.seen_ended_bytes.set(self.inner.context().ended_bytes.load(Ordering::Relaxed));
+            self.look_at_deliveries();
             fits()
         }
+    }
+
+    fn outstanding_bytes(&self, generation: Generation) -> usize {
+        let generation = generation as usize;
+        self.sent_bytes[generation].get().wrapping_sub(self.seen_ended_bytes[generation].get())
+    }
+
+    fn look_at_deliveries(&self) {
+        for (seen, ended) in self.seen_ended_bytes.iter().zip(&self.inner.context().ended_bytes) {
+            seen.set(ended.load(Ordering::Acquire));
+        }
+    }
+
+    /// Draws a line behind the records that were sent so far, of which [`Producer::is_sealed_delivered`] tells. Once for each
+    /// time that it has said yes.
+    pub fn seal(&self) {
+        self.generation.set(self.generation.get().next());
+    }
+
+    /// Whether all records that were sent before the last [`Producer::seal`] were delivered or failed.
+    pub fn is_sealed_delivered(&self) -> bool {
+        self.look_at_deliveries();
+        self.outstanding_bytes(self.generation.get().next()) == 0
     }
 
     /// Hands a record to librdkafka, which copies it. rdkafka's own call copies the name of the topic and looks it up, for each
@@ -394,9 +446,11 @@ mod tests {
 
     #[test]
     fn a_ticket_comes_back_as_it_went() {
-        for ticket in
-            [Ticket { tag: 0, bytes: 0 }, Ticket { tag: 7, bytes: u32::MAX }, Ticket { tag: u32::MAX, bytes: 448 }]
-        {
+        for ticket in [
+            Ticket { tag: 0, generation: Generation::Even, bytes: 0 },
+            Ticket { tag: 7, generation: Generation::Odd, bytes: TICKET_BYTES_MAX },
+            Ticket { tag: u32::MAX, generation: Generation::Even, bytes: 448 },
+        ] {
             // SAFETY: the pointer is one of a ticket.
             assert_eq!(unsafe { Ticket::from_ptr(ticket.into_ptr()) }, ticket);
         }

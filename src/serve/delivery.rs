@@ -3,26 +3,32 @@
 //! The lane's loop knows only this: send, commit when due, settle before partitions are given back, abort or renew after a
 //! failure.
 //!
-//! - `at-least-once`: offsets are committed after the broker acknowledged every output.
+//! - `at-least-once`: offsets are committed after the broker acknowledged every output that they speak of; the lane goes on
+//!   meanwhile.
 //! - `exactly-once`: outputs and offsets are one Kafka transaction, begun with its first output. Whatever goes wrong before its
 //!   commit, it is aborted and its input read again from the committed offsets; where not even the outcome is known, the
 //!   producer is made anew with the same id, which settles what was open.
+//!
+//! Two producers take turns in it: while one transaction is being committed, the lane fills the next one. The promise stays that
+//! of one producer, because a transaction begins only when all outputs of the one before are delivered, so that the order of a
+//! partition's records holds; because it commits only after that one did; and because both are aborted when that one cannot be
+//! committed.
+
+mod turn;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::kafka::consumer::{BatchLimits, GroupConsumer, Record};
 use crate::kafka::fault::Remedy;
-use crate::kafka::producer::{Outgoing, Producer, Sent, UNTAGGED};
-use crate::kafka::settings::TRANSACTION_TIMEOUT;
+use crate::kafka::producer::{Outgoing, Running, Sent, UNTAGGED};
 use crate::kafka::{self, Connection};
 
 use super::crash::{self, Point};
+use turn::Turn;
 
-/// How long a due commit waits for deliveries before the lane looks at its consumer again.
+/// How long the outputs of the transaction before are waited for until the lane looks at its consumer again.
 const FLUSH_SLICE: Duration = Duration::from_millis(50);
-/// A transaction that failed after this long failed because it was slow: it is tried again with less.
-const SLOW_TRANSACTION: Duration = TRANSACTION_TIMEOUT.checked_div(2).expect("not by zero");
 /// The most often that failures halve what is attempted at once: 2¹⁰ of the usual limits is little enough for any line.
 const HALVINGS_MAX: u32 = 10;
 /// After this many commits in a row twice as much is attempted again.
@@ -35,20 +41,10 @@ pub enum Promise {
     AtLeastOnce,
     /// Each record has exactly one output that a read_committed reader sees.
     ExactlyOnce {
-        /// No other living producer has it; a later one with it ends what this one left open.
-        transactional_id: String,
+        /// Of the producers that take turns. No other living producer has one of them; a later one with it ends what this one
+        /// left open.
+        transactional_ids: [String; 2],
     },
-}
-
-impl Promise {
-    fn producer(&self, connection: &Connection) -> Result<Producer, kafka::Error> {
-        match self {
-            Promise::AtLeastOnce => Producer::idempotent(connection),
-            Promise::ExactlyOnce { transactional_id } => {
-                Producer::transactional_later(connection, transactional_id, TRANSACTION_TIMEOUT)
-            }
-        }
-    }
 }
 
 /// What makes a commit due, whichever comes first.
@@ -85,12 +81,14 @@ impl Pace {
 /// A lane's outputs and the input offsets that they finish.
 pub struct Delivery {
     connection: Connection,
-    promise: Promise,
-    producer: Producer,
-    /// The producer may send: it has taken its transactional id over, where it has one.
-    ready: bool,
-    /// A transaction was begun then and not ended.
-    opened: Option<Instant>,
+    /// Whose turn it is to send.
+    turn: Turn,
+    /// Whose turn it was, and will be next; none without transactions.
+    other: Option<Turn>,
+    /// The commit that is being made.
+    committing: Option<Committing>,
+    /// Commits, until somebody asks: at most a few, because the lane asks in each turn.
+    committed: Vec<Committed>,
     limits: CommitLimits,
     pace: Pace,
     progress: BTreeMap<i32, Progress>,
@@ -100,7 +98,7 @@ pub struct Delivery {
     records: u64,
     /// Bytes sent since the last commit.
     bytes: u64,
-    /// Commits that the broker was asked for and has not answered.
+    /// Commits of offsets alone that the broker was asked for and has not answered.
     unanswered: u32,
     /// Of the records finished since the last commit: at most as many as the producer holds and one batch.
     timestamps: Vec<u64>,
@@ -116,13 +114,29 @@ pub struct Progress {
     pub timestamp_ms: Option<i64>,
 }
 
-/// How a commit went.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Commit {
-    /// The offsets are on their way; everything that they cover was delivered.
-    Done,
-    /// Deliveries are still outstanding; try again.
-    NotYet,
+/// A commit that is being made.
+struct Committing {
+    way: Way,
+    started: Instant,
+    timestamps: Vec<u64>,
+}
+
+enum Way {
+    /// The other producer's transaction is being committed.
+    Transaction(Running),
+    /// These offsets are to be sent once the outputs before the producer's seal are delivered.
+    Offsets(BTreeMap<i32, i64>),
+}
+
+/// A commit of finished records.
+#[derive(Debug)]
+pub struct Committed {
+    /// When it ended; of offsets alone, when it was sent.
+    pub at: Instant,
+    /// How long it took since it was due.
+    pub took: Duration,
+    /// Of its records, in milliseconds since the Unix epoch.
+    pub timestamps: Vec<u64>,
 }
 
 impl Delivery {
@@ -131,12 +145,18 @@ impl Delivery {
     /// # Errors
     /// When a setting is not valid.
     pub fn new(connection: &Connection, promise: Promise, limits: CommitLimits) -> Result<Delivery, kafka::Error> {
+        let (turn, other) = match promise {
+            Promise::AtLeastOnce => (Turn::new(connection, None)?, None),
+            Promise::ExactlyOnce { transactional_ids: [first, second] } => {
+                (Turn::new(connection, Some(first))?, Some(Turn::new(connection, Some(second))?))
+            }
+        };
         Ok(Delivery {
             connection: connection.clone(),
-            producer: promise.producer(connection)?,
-            promise,
-            ready: false,
-            opened: None,
+            turn,
+            other,
+            committing: None,
+            committed: Vec::new(),
             limits,
             pace: Pace::default(),
             progress: BTreeMap::new(),
@@ -149,51 +169,57 @@ impl Delivery {
         })
     }
 
-    /// Waits up to `wait` until outputs may be sent: with transactions, until the broker has ended what a former owner of the
-    /// transactional id left open.
+    /// Waits up to `wait` until outputs may be sent: with transactions, until the broker has ended what former owners of the
+    /// transactional ids left open.
     ///
     /// # Errors
     /// When it is not done in time, which calls for patience; or what does not pass.
     pub fn prepare(&mut self, wait: Duration) -> Result<(), kafka::Error> {
-        if !self.ready && self.is_transactional() {
-            match self.producer.take_over(wait) {
-                Err(failure @ kafka::Error::Other { .. }) if failure.remedy() == Remedy::Renew => {
-                    self.renew()?;
-                    return Err(failure);
-                }
-                other => other?,
-            }
-        }
-        self.ready = true;
-        Ok(())
+        self.turn.prepare(&self.connection, wait)?;
+        self.other.as_mut().map_or(Ok(()), |other| other.prepare(&self.connection, wait))
     }
 
-    /// Hands an output to the producer, without waiting.
+    /// Hands an output to the producer, without waiting longer than a moment for the outputs of the transaction before.
     ///
     /// # Errors
     /// When the transaction cannot be committed any more, or the producer is of no use.
     pub fn send(&mut self, outgoing: Outgoing<'_>) -> Result<Sent, kafka::Error> {
-        if self.opened.is_none() && self.is_transactional() {
-            self.producer.begin_transaction()?;
-            self.opened = Some(Instant::now());
+        if self.is_transactional() && !self.turn.is_open() {
+            if !self.is_former_delivered() {
+                return Ok(Sent::Full);
+            }
+            self.turn.begin()?;
             crash::at(Point::AfterBegin)?;
         }
         let bytes = outgoing.len() as u64;
-        let sent = self.producer.send(outgoing, UNTAGGED).map_err(|failure| self.doubt(failure))?;
+        let sent = self.turn.producer.send(outgoing, UNTAGGED).map_err(|failure| self.turn.doubt(failure))?;
         if sent == Sent::Accepted {
             self.bytes += bytes;
         }
         Ok(sent)
     }
 
-    /// Whether outputs and offsets are committed together.
-    pub fn is_transactional(&self) -> bool {
-        matches!(self.promise, Promise::ExactlyOnce { .. })
+    /// Whether no output of the transaction before is still to be delivered.
+    fn is_former_delivered(&self) -> bool {
+        match (&self.committing, &self.other) {
+            (Some(_), Some(other)) => other.producer.flush(FLUSH_SLICE),
+            _ => true,
+        }
     }
 
-    /// Whether a transaction is open.
+    /// Whether outputs and offsets are committed together.
+    pub fn is_transactional(&self) -> bool {
+        self.other.is_some()
+    }
+
+    /// Whether a transaction is open, or being committed.
     pub fn is_open(&self) -> bool {
-        self.opened.is_some()
+        self.turn.is_open() || self.is_committing() && self.is_transactional()
+    }
+
+    /// Whether a commit is being made.
+    pub fn is_committing(&self) -> bool {
+        self.committing.is_some()
     }
 
     /// `record` has its output.
@@ -210,9 +236,9 @@ impl Delivery {
         self.progress.get(&partition).copied()
     }
 
-    /// The timestamps of the records that were finished since the last call, in milliseconds since the Unix epoch.
-    pub fn drain_timestamps(&mut self) -> impl Iterator<Item = u64> {
-        self.timestamps.drain(..)
+    /// The commits that were made since the last call.
+    pub fn take_committed(&mut self) -> Vec<Committed> {
+        std::mem::take(&mut self.committed)
     }
 
     /// Whether something waits to be committed.
@@ -222,10 +248,10 @@ impl Delivery {
 
     /// Whether everything that is finished is committed, and the broker has said so.
     pub fn is_settled(&self) -> bool {
-        !self.uncommitted && self.unanswered == 0
+        !self.uncommitted && self.unanswered == 0 && self.committing.is_none()
     }
 
-    /// The broker answered a commit; what it refused is to be committed again.
+    /// The broker answered a commit of offsets alone; what it refused is to be committed again.
     pub fn commit_ended(&mut self, committed: bool) {
         self.unanswered = self.unanswered.saturating_sub(1);
         if !committed {
@@ -249,44 +275,67 @@ impl Delivery {
         BatchLimits { records: (records >> self.pace.halvings).max(1), bytes: (bytes >> self.pace.halvings).max(1) }
     }
 
-    /// Commits what is finished once it is delivered; does not wait long for either.
+    /// Begins to commit what is finished, and does not wait for it. A transaction is committed by a thread of its own, once the
+    /// one before is. Offsets alone are sent once the outputs that they speak of are delivered; until those of the last commit
+    /// are, nothing is done.
     ///
     /// # Errors
     /// When the transaction cannot be committed any more: [`Delivery::abort`]. When a delivery failed, or nobody knows whether
     /// the transaction was committed: [`Delivery::renew`].
-    pub fn commit(&mut self, consumer: &GroupConsumer) -> Result<Commit, kafka::Error> {
+    pub fn commit(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
         crash::at(Point::BeforeOffsets)?;
         if self.is_transactional() {
-            return self.commit_transaction(consumer).map(|()| Commit::Done);
+            return self.commit_transaction(consumer);
         }
-        let delivered = self.producer.flush(FLUSH_SLICE);
-        if let Some(failure) = self.producer.take_failure() {
+        if self.committing.is_none() {
+            self.turn.producer.seal();
+            self.begin_commit(Way::Offsets(self.offsets().collect()));
+        }
+        self.check_commit(consumer)
+    }
+
+    /// Goes on with the commit that is being made, if one is: the lane calls this in each turn.
+    ///
+    /// # Errors
+    /// As [`Delivery::commit`].
+    pub fn check_commit(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
+        let Some(Committing { way: Way::Offsets(offsets), started, .. }) = &self.committing else {
+            return self.conclude_transaction(Instant::now());
+        };
+        let (delivered, started) = (self.turn.producer.is_sealed_delivered(), *started);
+        // Behind the question, so that no failure of what is delivered is overlooked.
+        if let Some(failure) = self.turn.producer.take_failure() {
             return Err(failure);
         }
         if !delivered {
-            return Ok(Commit::NotYet);
+            return Ok(());
         }
-        crash::at(Point::BeforeCommit)?;
-        consumer.commit(self.offsets())?;
-        self.unanswered += 1;
-        self.committed();
-        Ok(Commit::Done)
+        if !offsets.is_empty() {
+            crash::at(Point::BeforeCommit)?;
+            consumer.commit(offsets.iter().map(|(partition, offset)| (*partition, *offset)))?;
+            self.unanswered += 1;
+        }
+        self.commit_made(started, Instant::now());
+        Ok(())
     }
 
-    /// Delivers and commits everything that is finished, waiting for the broker until `deadline`.
+    /// Delivers and commits everything that is finished, waiting for the broker until `deadline`; a transaction has a deadline
+    /// of its own.
     ///
     /// # Errors
     /// As [`Delivery::commit`]; also when it is not delivered in time, or the broker refuses the offsets.
     pub fn settle(&mut self, consumer: &GroupConsumer, deadline: Instant) -> Result<(), kafka::Error> {
         if self.is_transactional() {
-            return self.commit_transaction(consumer);
+            self.commit_transaction(consumer)?;
+            return self.await_transaction();
         }
         if self.is_settled() {
             return Ok(());
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        let delivered = self.producer.flush(left);
-        if let Some(failure) = self.producer.take_failure() {
+        let started = Instant::now();
+        let left = deadline.saturating_duration_since(started);
+        let delivered = self.turn.producer.flush(left);
+        if let Some(failure) = self.turn.producer.take_failure() {
             return Err(failure);
         }
         if !delivered {
@@ -294,49 +343,91 @@ impl Delivery {
             return Err(kafka::Error::TimedOut { doing, seconds: left.as_secs() });
         }
         consumer.commit_and_wait(self.offsets())?;
-        self.committed();
+        self.begin_commit(Way::Offsets(BTreeMap::new()));
+        self.commit_made(started, Instant::now());
         Ok(())
     }
 
     fn commit_transaction(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
-        if self.is_open() {
-            self.producer.send_offsets(consumer, self.offsets()).map_err(|failure| self.doubt(failure))?;
-            crash::at(Point::BeforeCommit)?;
-            self.producer.commit_transaction().map_err(|failure| self.doubt(failure))?;
-            self.opened = None;
+        if !self.turn.is_open() {
+            return Ok(());
         }
-        self.committed();
+        self.await_transaction()?;
+        let before_commit = || crash::at(Point::BeforeCommit);
+        let running = self.turn.producer.start_commit(consumer, self.offsets(), before_commit)?;
+        self.begin_commit(Way::Transaction(running));
+        if let Some(other) = &mut self.other {
+            std::mem::swap(&mut self.turn, other);
+        }
+        Ok(())
+    }
+
+    fn await_transaction(&mut self) -> Result<(), kafka::Error> {
+        while let Some(Committing { way: Way::Transaction(running), .. }) = &self.committing {
+            self.conclude_transaction(running.deadline())?;
+        }
+        Ok(())
+    }
+
+    fn conclude_transaction(&mut self, until: Instant) -> Result<(), kafka::Error> {
+        let Some(Committing { way: Way::Transaction(running), started, .. }) = &self.committing else {
+            return Ok(());
+        };
+        let (Some(ended), Some(other)) = (running.wait(until), &mut self.other) else { return Ok(()) };
+        let started = *started;
+        if let Err(failure) = ended.outcome {
+            self.committing = None;
+            return Err(other.doubt(failure));
+        }
+        other.committed();
+        self.commit_made(started, ended.at);
         crash::at(Point::AfterCommit)
     }
 
-    fn doubt(&self, failure: kafka::Error) -> kafka::Error {
-        failure.unless_timed_out(self.opened.map(|opened| opened.elapsed()))
+    fn begin_commit(&mut self, way: Way) {
+        let timestamps = match &mut self.committing {
+            // What was being committed is part of this.
+            Some(unfinished) => unfinished.timestamps.drain(..).chain(self.timestamps.drain(..)).collect(),
+            None => std::mem::take(&mut self.timestamps),
+        };
+        self.committing = Some(Committing { way, started: Instant::now(), timestamps });
+        self.begin_interval();
     }
 
-    /// Aborts the open transaction and forgets what it had finished: its input is to be read again.
+    fn commit_made(&mut self, started: Instant, at: Instant) {
+        let timestamps = self.committing.take().map(|committing| committing.timestamps).unwrap_or_default();
+        self.committed.push(Committed { at, took: at - started, timestamps });
+        self.pace.committed();
+    }
+
+    /// Aborts what is open and forgets what it had finished: its input is to be read again. A commit under way is waited for; when
+    /// it fails, it is aborted too.
     ///
     /// # Errors
     /// When even that is not possible: [`Delivery::renew`].
     pub fn abort(&mut self) -> Result<(), kafka::Error> {
-        if self.is_open() {
-            self.producer.abort_transaction()?;
-            self.opened = None;
+        match self.await_transaction() {
+            Err(failure) if failure.remedy() != Remedy::Abort => return Err(failure),
+            Ok(()) | Err(_) => {}
         }
-        // Failures of records that are aborted are no news.
-        let _ = self.producer.take_failure();
+        self.note_slowness();
+        for turn in self.other.iter_mut().chain([&mut self.turn]) {
+            turn.abort()?;
+        }
         self.forget_all();
         Ok(())
     }
 
-    /// Makes the producer anew, and forgets what the former had not committed. Its transaction ends when the new one is
-    /// prepared; then the broker's committed offsets say what it had committed.
+    /// Makes the producers anew, and forgets what the former had not committed. Their transactions end when the new ones are
+    /// prepared; then the broker's committed offsets say what they had committed.
     ///
     /// # Errors
     /// When no producer can be made.
     pub fn renew(&mut self) -> Result<(), kafka::Error> {
-        self.producer = self.promise.producer(&self.connection)?;
-        self.ready = false;
-        self.opened = None;
+        self.note_slowness();
+        for turn in self.other.iter_mut().chain([&mut self.turn]) {
+            turn.renew(&self.connection)?;
+        }
         self.unanswered = 0;
         self.forget_all();
         Ok(())
@@ -345,25 +436,27 @@ impl Delivery {
     /// Forgets partitions that are another member's now.
     pub fn forget(&mut self, partitions: &[i32]) {
         self.progress.retain(|partition, _| !partitions.contains(partition));
+        if let Some(Committing { way: Way::Offsets(offsets), .. }) = &mut self.committing {
+            offsets.retain(|partition, _| !partitions.contains(partition));
+        }
         self.uncommitted &= !self.progress.is_empty();
     }
 
-    fn forget_all(&mut self) {
-        self.progress.clear();
-        self.timestamps.clear();
-        if self.is_transactional() && self.last_commit.elapsed() >= SLOW_TRANSACTION && self.uncommitted {
+    fn note_slowness(&mut self) {
+        if self.turn.is_slow() || self.other.as_ref().is_some_and(Turn::is_slow) {
             self.pace.too_slow();
         }
+    }
+
+    fn forget_all(&mut self) {
+        self.committing = None;
+        self.progress.clear();
+        self.timestamps.clear();
         self.begin_interval();
     }
 
     fn offsets(&self) -> impl Iterator<Item = (i32, i64)> {
         self.progress.iter().map(|(partition, progress)| (*partition, progress.next_offset))
-    }
-
-    fn committed(&mut self) {
-        self.begin_interval();
-        self.pace.committed();
     }
 
     fn begin_interval(&mut self) {

@@ -24,7 +24,7 @@ use super::active::Active;
 use super::batch::Batch;
 use super::breaker::Breaker;
 use super::crash::{self, Point};
-use super::delivery::{Commit, Delivery};
+use super::delivery::{Committed, Delivery};
 use super::lag::{self, Lag};
 use super::memory;
 use super::output::Outputs;
@@ -172,6 +172,8 @@ impl Lane {
     }
 
     fn turn<'c>(&mut self, consumer: &'c GroupConsumer, batch: &mut Batch<'c>) -> Result<(), kafka::Error> {
+        self.delivery.check_commit(consumer)?;
+        self.observe_commits();
         let fetched = if self.holding {
             consumer.serve(FULL_WAIT)
         } else {
@@ -262,7 +264,11 @@ impl Lane {
 
     /// How long to wait for the next record: not beyond the next commit, and less while an idle input could commit early.
     fn wait(&self) -> Duration {
-        if self.delivery.is_uncommitted() { IDLE_AFTER.min(self.delivery.due_in()) } else { IDLE_WAIT }
+        match (self.delivery.is_committing(), self.delivery.is_uncommitted()) {
+            (true, _) => IDLE_AFTER,
+            (false, true) => IDLE_AFTER.min(self.delivery.due_in()),
+            (false, false) => IDLE_WAIT,
+        }
     }
 
     /// Decode, predict, encode, each timed; the outcomes stay in the scorer until the next batch.
@@ -352,25 +358,23 @@ impl Lane {
 
     /// Commits what is finished, if anything is.
     fn commit(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
-        if !self.delivery.is_uncommitted() {
-            return Ok(());
+        if self.delivery.is_uncommitted() {
+            self.delivery.commit(consumer)?;
         }
-        let (timer, transactional) = (Instant::now(), self.delivery.is_open());
-        if self.delivery.commit(consumer)? == Commit::Done {
-            self.metrics.stage(Stage::Commit, timer.elapsed());
-            self.observe_end_to_end();
-            if transactional {
-                self.metrics.transaction_ended(true);
-            }
-        }
+        self.observe_commits();
         Ok(())
     }
 
-    /// Seconds from each finished record's timestamp to now, when its commit was sent.
-    fn observe_end_to_end(&mut self) {
-        let now = lag::unix_millis();
-        for timestamp in self.delivery.drain_timestamps() {
-            self.metrics.end_to_end(now.saturating_sub(timestamp) as f64 / 1e3);
+    /// Counts commits, and the seconds from the timestamps of their records to them.
+    fn observe_commits(&mut self) {
+        for Committed { at, took, timestamps } in self.delivery.take_committed() {
+            self.metrics.stage(Stage::Commit, took);
+            if self.delivery.is_transactional() {
+                self.metrics.transaction_ended(true);
+            }
+            let then = lag::unix_millis().saturating_sub(at.elapsed().as_millis() as u64);
+            let seconds = |timestamp| then.saturating_sub(timestamp) as f64 / 1e3;
+            self.metrics.end_to_end(timestamps.into_iter().map(seconds));
         }
     }
 
@@ -504,16 +508,19 @@ impl Lane {
                 let doing = "draining: the broker does not confirm the last commit".to_owned();
                 return Err(kafka::Error::TimedOut { doing, seconds: self.settings.drain_timeout.as_secs() });
             }
-            let fetched = consumer.serve(DRAIN_WAIT);
+            let fetched = consumer.serve(if self.delivery.is_committing() { FULL_WAIT } else { DRAIN_WAIT });
             let turned = match fetched {
                 Fetched::Event(event) => self.answer(consumer, event, &mut Batch::default()),
                 Fetched::Records | Fetched::Nothing => Ok(()),
             };
-            if let Err(failure) = turned.and_then(|()| self.commit(consumer)) {
+            let committed =
+                turned.and_then(|()| self.commit(consumer)).and_then(|()| self.delivery.check_commit(consumer));
+            self.observe_commits();
+            if let Err(failure) = committed {
                 self.answer_failure(failure)?;
             }
         }
-        self.observe_end_to_end();
+        self.observe_commits();
         tracing::info!("drained: everything finished is delivered and committed");
         Ok(())
     }

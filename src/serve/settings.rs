@@ -69,9 +69,10 @@ impl LaneSettings {
     /// What lane `lane` promises.
     pub(super) fn promise(&self, lane: usize) -> Promise {
         match self.exactly_once {
-            true => Promise::ExactlyOnce {
-                transactional_id: format!("modelstream.{}.{}.{lane}", self.group, self.instance),
-            },
+            true => {
+                let id = format!("modelstream.{}.{}.{lane}", self.group, self.instance);
+                Promise::ExactlyOnce { transactional_ids: [id.clone(), format!("{id}.2")] }
+            }
             false => Promise::AtLeastOnce,
         }
     }

@@ -464,9 +464,11 @@ impl LaneMetrics {
         self.stages[stage as usize].observe(took.as_secs_f64());
     }
 
-    /// A record's offset was committed this many seconds after its timestamp.
-    pub fn end_to_end(&self, seconds: f64) {
-        self.end_to_end.observe(seconds);
+    /// Records' offsets were committed this many seconds after their timestamps.
+    pub fn end_to_end(&self, seconds: impl Iterator<Item = f64>) {
+        let local = self.end_to_end.local();
+        seconds.for_each(|seconds| local.observe(seconds));
+        local.flush();
     }
 
     /// A commit ended.

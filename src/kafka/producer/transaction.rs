@@ -6,18 +6,18 @@
 //! the thread frees the old one once the call ends.
 
 use std::ffi::CStr;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use rdkafka::producer::Producer as _;
+use rdkafka::producer::{Producer as _, ThreadedProducer};
 use rdkafka_sys as sys;
 
-use super::{FULL_RETRY, Producer};
+use super::{FULL_RETRY, ProduceContext, Producer};
 use crate::kafka::Error;
 use crate::kafka::consumer::GroupConsumer;
 use crate::kafka::fault::{self, Call, Kind, Symptom, Verdict};
 
-/// How long after its own timeout a call is waited for before it is abandoned.
+/// How long after their own timeouts calls are waited for before they are abandoned.
 const CALL_GRACE: Duration = Duration::from_secs(2);
 
 impl Producer {
@@ -32,7 +32,7 @@ impl Producer {
             // SAFETY: the client lives as long as the producer.
             unsafe { sys::rd_kafka_init_transactions(client, timeout) }
         });
-        self.conclude(Call::TakeOver, outcome)
+        conclude(&self.brokers, Call::TakeOver, outcome)
     }
 
     /// Begins a transaction; asks nobody.
@@ -44,24 +44,37 @@ impl Producer {
             // SAFETY: the client lives as long as the producer.
             unsafe { sys::rd_kafka_begin_transaction(client) }
         });
-        self.conclude(Call::Begin, outcome)
+        conclude(&self.brokers, Call::Begin, outcome)
     }
 
-    /// Makes the offsets part of the transaction: they are committed when it is, for the member that `consumer` is now. A
-    /// member of a former generation is refused, so a lane that lost its partitions cannot commit.
+    /// Starts to commit the transaction on a thread of its own, with the offsets as part of it: they are committed when it is,
+    /// for the member that `consumer` is now. A member of a former generation is refused, so a lane that lost its partitions
+    /// cannot commit. `between` is called between the two calls that this takes.
+    ///
+    /// What [`Running::wait`] tells: [`Error::Abortable`] when the group does not take the offsets, or the transaction cannot be
+    /// committed; [`Error::Fenced`] when a twin took over; any other error leaves open whether it was committed.
     ///
     /// # Errors
-    /// [`Error::Abortable`] when the group does not take them; [`Error::Fenced`] when a twin took over.
-    pub fn send_offsets(&self, consumer: &GroupConsumer, next: impl Iterator<Item = (i32, i64)>) -> Result<(), Error> {
+    /// [`Error::Abortable`] when the consumer is no member of its group; when there is no thread.
+    pub fn start_commit(
+        &self,
+        consumer: &GroupConsumer,
+        next: impl Iterator<Item = (i32, i64)>,
+        between: impl FnOnce() -> Result<(), Error> + Send + 'static,
+    ) -> Result<Running, Error> {
         let offsets = consumer.offsets(next)?;
         let metadata = consumer.group_metadata();
         if !metadata.is_of_a_member() {
             let cause = "this consumer is no member of the group at the moment".to_owned();
             return Err(Error::Abortable { doing: Call::AddOffsets.doing().to_owned(), cause });
         }
-        self.transaction(Call::AddOffsets, move |client, timeout| {
-            // SAFETY: client, list and metadata live as long as the call, which copies what it needs.
-            unsafe { sys::rd_kafka_send_offsets_to_transaction(client, offsets.ptr(), metadata.as_ptr(), timeout) }
+        self.start(Call::Commit, 2, move |calls| {
+            calls.make(Call::AddOffsets, |client, timeout| {
+                // SAFETY: client, list and metadata live as long as the call, which copies what it needs.
+                unsafe { sys::rd_kafka_send_offsets_to_transaction(client, offsets.ptr(), metadata.as_ptr(), timeout) }
+            })?;
+            between()?;
+            calls.commit()
         })
     }
 
@@ -70,10 +83,7 @@ impl Producer {
     /// # Errors
     /// [`Error::Abortable`] when it cannot be committed; any other error leaves open whether it was.
     pub fn commit_transaction(&self) -> Result<(), Error> {
-        self.transaction(Call::Commit, |client, timeout| {
-            // SAFETY: the client lives as long as the producer; its thread polls the reports, as the call demands.
-            unsafe { sys::rd_kafka_commit_transaction(client, timeout) }
-        })
+        self.start(Call::Commit, 1, Calls::commit)?.outcome()
     }
 
     /// Aborts the transaction.
@@ -81,55 +91,138 @@ impl Producer {
     /// # Errors
     /// When even that is not possible; the broker aborts it after the transaction's timeout.
     pub fn abort_transaction(&self) -> Result<(), Error> {
-        self.transaction(Call::Abort, |client, timeout| {
-            // SAFETY: as for the commit.
-            unsafe { sys::rd_kafka_abort_transaction(client, timeout) }
-        })
+        let abort = |calls: &Calls| {
+            calls.make(Call::Abort, |client, timeout| {
+                // SAFETY: the client lives as long as the call; its thread polls the reports, as the call demands.
+                unsafe { sys::rd_kafka_abort_transaction(client, timeout) }
+            })
+        };
+        self.start(Call::Abort, 1, abort)?.outcome()
     }
 
-    /// Makes a call on a thread of its own, which holds the producer as long as the call needs it.
-    fn transaction(
+    /// Makes `count` calls on a thread of their own, which holds the producer as long as they need it.
+    fn start(
         &self,
         call: Call,
-        attempt: impl Fn(*mut sys::rd_kafka_t, i32) -> *mut sys::rd_kafka_error_t + Send + 'static,
-    ) -> Result<(), Error> {
-        let (producer, patience) = (self.inner.clone(), self.transaction_timeout);
+        count: u32,
+        make: impl FnOnce(&Calls) -> Result<(), Error> + Send + 'static,
+    ) -> Result<Running, Error> {
+        let patience = self.transaction_timeout;
+        let calls = Calls { producer: self.inner.clone(), brokers: self.brokers.clone(), patience };
         let (answer, answered) = sync_channel(1);
         let thread = std::thread::Builder::new().name("transaction".to_owned()).spawn(move || {
-            let outcome = repeat(producer.client().native_ptr(), call, patience, attempt);
-            // Nobody listens any more to a call that was abandoned; nor may the producer outlive the answer to one that was not.
-            drop(producer);
-            let _ = answer.send(outcome);
+            let outcome = make(&calls);
+            // Nobody listens any more to calls that were abandoned; nor may the producer outlive the answer to those that were not.
+            drop(calls);
+            let _ = answer.send(Ended { outcome, at: Instant::now() });
         });
-        let doing = call.doing().to_owned();
+        let doing = call.doing();
         if let Err(error) = thread {
-            return Err(Error::Other { doing, cause: format!("no thread for it: {error}"), fatal: false });
+            return Err(Error::Other {
+                doing: doing.to_owned(),
+                cause: format!("no thread for it: {error}"),
+                fatal: false,
+            });
         }
-        match answered.recv_timeout(patience + CALL_GRACE) {
-            Ok(outcome) => self.conclude(call, outcome),
-            Err(RecvTimeoutError::Timeout) => {
-                tracing::warn!(doing, "librdkafka does not answer within its own timeout; the producer is abandoned");
-                Err(Error::TimedOut { doing, seconds: (patience + CALL_GRACE).as_secs() })
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(Error::Other { doing, cause: "its thread panicked".to_owned(), fatal: false })
-            }
-        }
+        let started = Instant::now();
+        Ok(Running { doing, answered, started, deadline: started + patience * count + CALL_GRACE })
+    }
+}
+
+/// Transactional calls that a thread of their own is making.
+pub struct Running {
+    doing: &'static str,
+    answered: Receiver<Ended>,
+    started: Instant,
+    deadline: Instant,
+}
+
+/// How they ended.
+pub struct Ended {
+    /// The result.
+    pub outcome: Result<(), Error>,
+    /// When.
+    pub at: Instant,
+}
+
+impl Running {
+    /// When they were started.
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
-    fn conclude(&self, call: Call, outcome: Result<(), (Verdict, CallError)>) -> Result<(), Error> {
-        let Err((verdict, error)) = outcome else { return Ok(()) };
-        let (doing, code, cause) = (call.doing().to_owned(), error.symptom.code, error.text);
-        Err(match verdict {
-            Verdict::Abortable => Error::Abortable { doing, cause },
-            Verdict::Refused if fault::kind(code) == Kind::Unsupported => Error::NoTransactions { cause },
-            Verdict::Refused | Verdict::Retry => Error::of_code(doing, &self.brokers, code, cause),
-            Verdict::Unsettled if fault::kind(code) == Kind::Unreachable => {
-                Error::of_code(doing, &self.brokers, code, cause)
+    /// When they are given up.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Waits for the end, but not longer than until `until`. Calls that do not end by their deadline have ended with
+    /// [`Error::TimedOut`]: then their producer is to be given up too.
+    pub fn wait(&self, until: Instant) -> Option<Ended> {
+        let left = until.min(self.deadline).saturating_duration_since(Instant::now());
+        let outcome = match self.answered.recv_timeout(left) {
+            Ok(ended) => return Some(ended),
+            Err(RecvTimeoutError::Timeout) if Instant::now() < self.deadline => return None,
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::warn!(
+                    self.doing,
+                    "librdkafka does not answer within its own timeout; the producer is abandoned"
+                );
+                let seconds = self.started.elapsed().as_secs();
+                Err(Error::TimedOut { doing: self.doing.to_owned(), seconds })
             }
-            Verdict::Unsettled => Error::Other { doing, cause, fatal: false },
+            Err(RecvTimeoutError::Disconnected) => {
+                let cause = "its thread panicked".to_owned();
+                Err(Error::Other { doing: self.doing.to_owned(), cause, fatal: false })
+            }
+        };
+        Some(Ended { outcome, at: Instant::now() })
+    }
+
+    fn outcome(self) -> Result<(), Error> {
+        loop {
+            if let Some(ended) = self.wait(self.deadline) {
+                return ended.outcome;
+            }
+        }
+    }
+}
+
+/// What a thread needs to make transactional calls.
+struct Calls {
+    producer: ThreadedProducer<ProduceContext>,
+    brokers: String,
+    patience: Duration,
+}
+
+impl Calls {
+    fn make(
+        &self,
+        call: Call,
+        attempt: impl Fn(*mut sys::rd_kafka_t, i32) -> *mut sys::rd_kafka_error_t,
+    ) -> Result<(), Error> {
+        let outcome = repeat(self.producer.client().native_ptr(), call, self.patience, attempt);
+        conclude(&self.brokers, call, outcome)
+    }
+
+    fn commit(&self) -> Result<(), Error> {
+        self.make(Call::Commit, |client, timeout| {
+            // SAFETY: the client lives as long as the call; its thread polls the reports, as the call demands.
+            unsafe { sys::rd_kafka_commit_transaction(client, timeout) }
         })
     }
+}
+
+fn conclude(brokers: &str, call: Call, outcome: Result<(), (Verdict, CallError)>) -> Result<(), Error> {
+    let Err((verdict, error)) = outcome else { return Ok(()) };
+    let (doing, code, cause) = (call.doing().to_owned(), error.symptom.code, error.text);
+    Err(match verdict {
+        Verdict::Abortable => Error::Abortable { doing, cause },
+        Verdict::Refused if fault::kind(code) == Kind::Unsupported => Error::NoTransactions { cause },
+        Verdict::Refused | Verdict::Retry => Error::of_code(doing, brokers, code, cause),
+        Verdict::Unsettled if fault::kind(code) == Kind::Unreachable => Error::of_code(doing, brokers, code, cause),
+        Verdict::Unsettled => Error::Other { doing, cause, fatal: false },
+    })
 }
 
 /// Makes a call, and repeats it as long as that is the verdict, until `patience` ends.
