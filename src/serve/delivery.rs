@@ -222,13 +222,17 @@ impl Delivery {
         self.committing.is_some()
     }
 
-    /// `record` has its output.
-    pub fn finished(&mut self, record: &Record<'_>) {
-        let timestamp_ms = record.timestamp_ms();
-        self.progress.insert(record.partition(), Progress { next_offset: record.offset() + 1, timestamp_ms });
-        self.timestamps.extend(timestamp_ms.and_then(|timestamp| u64::try_from(timestamp).ok()));
-        self.uncommitted = true;
-        self.records += 1;
+    /// `records` have their outputs; those of a partition in its order.
+    pub fn finished(&mut self, records: &[Record<'_>]) {
+        for of_partition in records.chunk_by(|former, record| former.partition() == record.partition()) {
+            let Some(last) = of_partition.last() else { continue };
+            let progress = Progress { next_offset: last.offset() + 1, timestamp_ms: last.timestamp_ms() };
+            self.progress.insert(last.partition(), progress);
+        }
+        let timestamps = records.iter().filter_map(|record| u64::try_from(record.timestamp_ms()?).ok());
+        self.timestamps.extend(timestamps);
+        self.uncommitted |= !records.is_empty();
+        self.records += records.len() as u64;
     }
 
     /// How far `partition` is, where one of its records was finished.

@@ -339,9 +339,10 @@ impl Lane {
                     self.metrics.dead_letter(dead.reason().as_str());
                 }
             }
-            self.delivery.finished(record);
             batch.sent += 1;
         }
+        self.delivery.finished(&batch.records[before..batch.sent]);
+        self.metrics.flush_predictions();
         let sent = batch.sent - before;
         if sent > 0 {
             self.metrics.stage(Stage::Produce, timer.elapsed());

@@ -2,7 +2,6 @@
 
 pub mod headers;
 
-use std::io::Write as _;
 use std::time::SystemTime;
 
 use crate::kafka;
@@ -137,7 +136,7 @@ impl Outputs {
             .with(headers::GROUP, self.group.as_bytes())
             .with(headers::FAILED_AT, headers::format_time(now).as_bytes())
             .with(headers::FIRST_FAILED_AT, headers::format_time(first_failed_at).as_bytes())
-            .with(headers::ATTEMPT, Decimal::default().write(i64::from(attempt)));
+            .with(headers::ATTEMPT, itoa::Buffer::new().format(attempt).as_bytes());
         headers = self.provenance(headers, record);
         if extent != Extent::Whole {
             headers = headers.with(headers::TRUNCATED, b"true");
@@ -173,40 +172,13 @@ impl Outputs {
 
     /// Which model and which record this came from.
     fn provenance(&self, headers: Headers, record: &Record<'_>) -> Headers {
-        let (mut partition, mut offset) = (Decimal::default(), Decimal::default());
+        let (mut partition, mut offset) = (itoa::Buffer::new(), itoa::Buffer::new());
         headers
             .with(headers::MODEL, self.model.as_bytes())
             .with(headers::VERSION, self.version.as_bytes())
             .with(headers::DIGEST, self.digest.as_bytes())
             .with(headers::SOURCE_TOPIC, self.input.as_bytes())
-            .with(headers::SOURCE_PARTITION, partition.write(i64::from(record.partition())))
-            .with(headers::SOURCE_OFFSET, offset.write(record.offset()))
-    }
-}
-
-/// Room for a number's digits without an allocation for each record.
-#[derive(Default)]
-struct Decimal([u8; 20]);
-
-impl Decimal {
-    fn write(&mut self, number: i64) -> &[u8] {
-        let room = self.0.len();
-        let mut rest = &mut self.0[..];
-        // 20 bytes hold every i64 with its sign.
-        let _ = write!(rest, "{number}");
-        let written = room - rest.len();
-        &self.0[..written]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_number_fits() {
-        for number in [0, 7, -1, i64::MAX, i64::MIN] {
-            assert_eq!(Decimal::default().write(number), number.to_string().as_bytes());
-        }
+            .with(headers::SOURCE_PARTITION, partition.format(record.partition()).as_bytes())
+            .with(headers::SOURCE_OFFSET, offset.format(record.offset()).as_bytes())
     }
 }

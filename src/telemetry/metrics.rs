@@ -369,7 +369,8 @@ pub struct LaneMetrics {
     topic: String,
     records: IntCounter,
     predictions: IntCounterVec,
-    by_class: Vec<IntCounter>,
+    /// Each with what is not yet added to it.
+    by_class: Vec<(IntCounter, u64)>,
     dead_letters: IntCounterVec,
     by_reason: HashMap<&'static str, IntCounter>,
     batch_records: Histogram,
@@ -428,7 +429,8 @@ impl LaneMetrics {
     /// From now on predictions are those of this version; `stall` is what the lane spent on it.
     pub fn take_up(&mut self, model: &str, version: u64, classes: &[String], stall: Duration) {
         let version = version.to_string();
-        let series = |class: &str| self.predictions.with_label_values(&[model, &version, class]);
+        self.flush_predictions();
+        let series = |class: &str| (self.predictions.with_label_values(&[model, &version, class]), 0);
         self.by_class = match classes.len() {
             0 => vec![series("")],
             _ => classes.iter().take(CLASS_LABELS_MAX).map(|class| series(class)).collect(),
@@ -439,11 +441,19 @@ impl LaneMetrics {
         self.swap_stall.observe(stall.as_secs_f64());
     }
 
-    /// A prediction was handed to the producer; its class as an index, none for a regression.
-    pub fn prediction(&self, class: Option<usize>) {
+    /// A prediction was handed to the producer; its class as an index, none for a regression. It shows with
+    /// [`LaneMetrics::flush_predictions`]: lanes would wait for one another if each of their records counted.
+    pub fn prediction(&mut self, class: Option<usize>) {
         let last = self.by_class.len().saturating_sub(1);
-        if let Some(series) = self.by_class.get(class.unwrap_or(0).min(last)) {
-            series.inc();
+        if let Some((_, more)) = self.by_class.get_mut(class.unwrap_or(0).min(last)) {
+            *more += 1;
+        }
+    }
+
+    /// Shows the predictions that were counted.
+    pub fn flush_predictions(&mut self) {
+        for (series, more) in self.by_class.iter_mut().filter(|(_, more)| *more > 0) {
+            series.inc_by(std::mem::take(more));
         }
     }
 
@@ -540,6 +550,7 @@ mod tests {
         lane.prediction(Some(7));
         lane.prediction(Some(120));
         lane.prediction(Some(149));
+        lane.flush_predictions();
         let text = metrics.render();
         assert!(text.contains("modelstream_predictions_total{class=\"7\",model=\"m\",version=\"3\"} 1"), "{text}");
         assert!(text.contains("modelstream_predictions_total{class=\"other\",model=\"m\",version=\"3\"} 2"), "{text}");
