@@ -169,9 +169,7 @@ pub struct Predictions {
 #[derive(Debug, Clone, Default)]
 struct Scratch {
     /// Of a forest: the rows that pass the trees, transposed.
-    tile: Vec<[u32; tree_ensemble::kernel::LANES]>,
-    /// Of a forest: a row that passes the trees alone.
-    keys: Vec<u32>,
+    tile: Vec<u32>,
     /// Of a forest that votes: for each class the votes of each row.
     votes: Vec<[u32; tree_ensemble::kernel::LANES]>,
     /// Of a forest that does not: the sum of each row.

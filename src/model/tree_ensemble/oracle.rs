@@ -206,22 +206,24 @@ fn the_last_of_the_most_columns_is_compared() {
     assert_same(&ensemble, columns, 2, &[choices.block(1, columns), choices.block(17, columns)]);
 }
 
+/// As many as a narrow node reaches, one more, and as many as there can be.
 #[test]
-fn every_column_is_compared_and_there_are_as_many_as_can_be() {
-    let columns = usize::from(LEAF);
-    let mut choices = Choices(8);
-    let mut ensemble = TreeEnsemble::new(Aggregation::Mean);
-    for first in (0..columns).step_by(255) {
-        let split = |index: usize| Node::Split {
-            column: (first + index) as u16,
-            threshold: 0.0,
-            left: 2 * index + 1,
-            right: 2 * index + 2,
-        };
-        let nodes: Vec<Node> = (0..255).map(split).chain((0..256).map(|leaf| Node::Value(f64::from(leaf)))).collect();
-        ensemble.push_tree(&nodes);
+fn every_column_of_many_is_compared() {
+    for columns in [8_191, 8_192, usize::from(LEAF)] {
+        let mut choices = Choices(8);
+        let mut ensemble = TreeEnsemble::new(Aggregation::Mean);
+        for first in (0..columns).step_by(255) {
+            let split = |index: usize| Node::Split {
+                column: (columns - 1 - first).saturating_sub(index) as u16,
+                threshold: 0.0,
+                left: 2 * index + 1,
+                right: 2 * index + 2,
+            };
+            let leaves = (0..256).map(|leaf| Node::Value(f64::from(leaf)));
+            ensemble.push_tree(&(0..255).map(split).chain(leaves).collect::<Vec<_>>());
+        }
+        assert_same(&ensemble, columns, 0, &[choices.block(1, columns), choices.block(17, columns)]);
     }
-    assert_same(&ensemble, columns, 0, &[choices.block(1, columns), choices.block(17, columns)]);
 }
 
 #[test]
@@ -280,8 +282,7 @@ fn nothing_is_allocated_for_a_block_like_the_one_before() {
         model.predict(&block, &mut predictions);
         let places = |predictions: &Predictions| {
             let scratch = &predictions.scratch;
-            let buffers =
-                [scratch.tile.as_ptr().cast::<u8>(), scratch.keys.as_ptr().cast(), scratch.votes.as_ptr().cast()];
+            let buffers = [scratch.tile.as_ptr().cast::<u8>(), scratch.votes.as_ptr().cast()];
             (buffers, predictions.values.as_ptr(), predictions.classes.as_ptr())
         };
         let before = places(&predictions);
