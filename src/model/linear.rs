@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Block, Predictions, argmax, avro, softmax};
+use super::lanes::sum_columns;
+use super::{Block, Predictions, Scratch, argmax, avro, softmax};
 
 /// Coefficients of a linear model, one row of `columns` for each score.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,27 +30,25 @@ pub enum Link {
 }
 
 impl Linear {
-    pub(super) fn predict(&self, block: &Block, predictions: &mut Predictions) {
-        let columns = block.columns();
-        let mut scores = vec![0.0; self.intercepts.len()];
-        for row in block.iter() {
-            for (k, score) in scores.iter_mut().enumerate() {
-                let weights = &self.coefficients[k * columns..(k + 1) * columns];
-                let products = weights.iter().zip(row).map(|(weight, value)| weight * f64::from(*value));
-                *score = products.sum::<f64>() + self.intercepts[k];
-            }
+    pub(super) fn predict(&self, block: &Block, scratch: &mut Scratch, predictions: &mut Predictions) {
+        let term = |parameter| {
+            let weight = self.coefficients[parameter];
+            move |value| weight * value
+        };
+        sum_columns(block, self.intercepts.len(), scratch, term, |scores| {
+            scores.iter_mut().zip(&self.intercepts).for_each(|(score, intercept)| *score += intercept);
             match self.link {
                 Link::Identity => predictions.push_value(scores[0]),
                 Link::Logistic => {
                     let second = 1.0 / (1.0 + (-scores[0]).exp());
-                    predictions.push_class(usize::from(scores[0] > 0.0), [1.0 - second, second].into_iter());
+                    predictions.push_class(usize::from(scores[0] > 0.0), &[1.0 - second, second]);
                 }
                 Link::Softmax => {
-                    let class = argmax(&scores);
-                    softmax(&mut scores);
-                    predictions.push_class(class, scores.iter().copied());
+                    let class = argmax(scores);
+                    softmax(scores);
+                    predictions.push_class(class, scores);
                 }
             }
-        }
+        });
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod artifact;
 mod avro;
+mod lanes;
 pub mod linear;
 pub mod manifest;
 pub mod naive_bayes;
@@ -47,27 +48,37 @@ impl Predictor {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
     signature: Signature,
-    predictor: Predictor,
+    kernel: Kernel,
+}
+
+/// A predictor, compiled into what scores blocks of rows quickest.
+#[derive(Debug, Clone, PartialEq)]
+enum Kernel {
+    TreeEnsemble(tree_ensemble::kernel::Kernel),
+    Linear(Linear),
+    NaiveBayes(naive_bayes::Kernel),
 }
 
 impl Model {
-    /// Puts a signature and a predictor together.
+    /// Puts a signature and a predictor together, and compiles the predictor, which takes about as long as decoding it.
     ///
     /// # Errors
     /// The [`Refusal`] of [`verify::structure`] when the two do not agree or the structure is not sound.
     pub fn new(signature: Signature, predictor: Predictor) -> Result<Model, Refusal> {
         verify::structure(&signature, &predictor)?;
-        Ok(Model { signature, predictor })
+        let kernel = match predictor {
+            Predictor::TreeEnsemble(trees) => {
+                Kernel::TreeEnsemble(tree_ensemble::kernel::Kernel::new(trees, signature.outputs()))
+            }
+            Predictor::Linear(linear) => Kernel::Linear(linear),
+            Predictor::NaiveBayes(bayes) => Kernel::NaiveBayes(naive_bayes::Kernel::new(bayes)),
+        };
+        Ok(Model { signature, kernel })
     }
 
     /// What the model expects and what it returns.
     pub fn signature(&self) -> &Signature {
         &self.signature
-    }
-
-    /// The verified parameters.
-    pub fn predictor(&self) -> &Predictor {
-        &self.predictor
     }
 
     /// Scores each row of `block`; `predictions` holds exactly one prediction a row afterwards, in the rows' order.
@@ -77,11 +88,13 @@ impl Model {
     pub fn predict(&self, block: &Block, predictions: &mut Predictions) {
         assert_eq!(block.columns(), self.signature.columns(), "the block was built for another model");
         predictions.reset(self.signature.outputs());
-        match &self.predictor {
-            Predictor::TreeEnsemble(trees) => trees.predict(block, predictions),
-            Predictor::Linear(linear) => linear.predict(block, predictions),
-            Predictor::NaiveBayes(bayes) => bayes.predict(block, predictions),
+        let mut scratch = std::mem::take(&mut predictions.scratch);
+        match &self.kernel {
+            Kernel::TreeEnsemble(trees) => trees.predict(block, &mut scratch, predictions),
+            Kernel::Linear(linear) => linear.predict(block, &mut scratch, predictions),
+            Kernel::NaiveBayes(bayes) => bayes.predict(block, &mut scratch, predictions),
         }
+        predictions.scratch = scratch;
         debug_assert_eq!(predictions.len(), block.rows());
     }
 }
@@ -144,11 +157,27 @@ impl Block {
 /// What a model said about the rows of a block.
 ///
 /// Classification: a probability for each class and the index of the predicted class. Regression: one value.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Predictions {
     outputs: usize,
     values: Vec<f64>,
     classes: Vec<u32>,
+    scratch: Scratch,
+}
+
+/// What the kernels write while they score; the memory stays for the next block.
+#[derive(Debug, Clone, Default)]
+struct Scratch {
+    /// Of a forest: the rows that pass the trees, transposed.
+    tile: Vec<u32>,
+    /// Of a forest that votes: for each class the votes of each row.
+    votes: Vec<[u32; tree_ensemble::kernel::LANES]>,
+    /// Of a forest that does not: the sum of each row.
+    sums: Vec<[f64; tree_ensemble::kernel::LANES]>,
+    /// Of the others: for each score the sum of each row.
+    totals: Vec<[f64; lanes::LANES]>,
+    /// Of the others: the scores of a row.
+    scores: Vec<f64>,
 }
 
 impl Predictions {
@@ -164,8 +193,8 @@ impl Predictions {
     }
 
     /// Appends a row's probabilities and its class (classification).
-    fn push_class(&mut self, class: usize, probabilities: impl Iterator<Item = f64>) {
-        self.values.extend(probabilities);
+    fn push_class(&mut self, class: usize, probabilities: &[f64]) {
+        self.values.extend_from_slice(probabilities);
         self.classes.push(class as u32);
     }
 

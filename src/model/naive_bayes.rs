@@ -4,7 +4,8 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Block, Predictions, argmax, avro, softmax};
+use super::lanes::sum_columns;
+use super::{Block, Predictions, Scratch, argmax, avro, softmax};
 
 /// For each class a prior, and for each class and column a mean and a variance.
 ///
@@ -23,23 +24,43 @@ pub struct NaiveBayes {
     pub variances: Vec<f64>,
 }
 
-impl NaiveBayes {
-    pub(super) fn predict(&self, block: &Block, predictions: &mut Predictions) {
-        let columns = block.columns();
-        let mut scores = vec![0.0; self.log_priors.len()];
-        for row in block.iter() {
-            for (k, score) in scores.iter_mut().enumerate() {
-                let class = k * columns..(k + 1) * columns;
-                let parameters = self.means[class.clone()].iter().zip(&self.variances[class]);
-                let log_density = |((mean, variance), value): ((&f64, &f64), &f32)| {
-                    let distance = f64::from(*value) - mean;
-                    (2.0 * PI * variance).ln() + distance * distance / variance
-                };
-                *score = self.log_priors[k] - 0.5 * parameters.zip(row).map(log_density).sum::<f64>();
+/// The densities, with the logarithms taken once.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Kernel {
+    log_priors: Vec<f64>,
+    /// Class after class, of each column.
+    densities: Vec<Density>,
+}
+
+/// A column's density in a class.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Density {
+    mean: f64,
+    variance: f64,
+    /// `ln(2 pi variance)`.
+    log_scale: f64,
+}
+
+impl Kernel {
+    pub(super) fn new(bayes: NaiveBayes) -> Kernel {
+        let density = |(mean, variance)| Density { mean, variance, log_scale: (2.0 * PI * variance).ln() };
+        let densities = bayes.means.into_iter().zip(bayes.variances).map(density).collect();
+        Kernel { log_priors: bayes.log_priors, densities }
+    }
+
+    pub(super) fn predict(&self, block: &Block, scratch: &mut Scratch, predictions: &mut Predictions) {
+        let term = |parameter| {
+            let Density { mean, variance, log_scale } = self.densities[parameter];
+            move |value| {
+                let distance: f64 = value - mean;
+                log_scale + distance * distance / variance
             }
-            let class = argmax(&scores);
-            softmax(&mut scores);
-            predictions.push_class(class, scores.iter().copied());
-        }
+        };
+        sum_columns(block, self.log_priors.len(), scratch, term, |scores| {
+            scores.iter_mut().zip(&self.log_priors).for_each(|(score, log_prior)| *score = log_prior - 0.5 * *score);
+            let class = argmax(scores);
+            softmax(scores);
+            predictions.push_class(class, scores);
+        });
     }
 }

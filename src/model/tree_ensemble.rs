@@ -1,8 +1,14 @@
 //! Decision trees that vote, or whose leaves are averaged or summed.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Block, Predictions, argmax, avro};
+use super::avro;
+
+pub(super) mod kernel;
+#[cfg(test)]
+mod oracle;
 
 /// In [`TreeEnsemble::features`]: this node is a leaf.
 pub const LEAF: u16 = u16::MAX;
@@ -111,42 +117,17 @@ impl TreeEnsemble {
         self.features.len()
     }
 
-    pub(super) fn predict(&self, block: &Block, predictions: &mut Predictions) {
-        let mut votes = vec![0.0; predictions.outputs];
-        for row in block.iter() {
-            match self.aggregation {
-                Aggregation::Vote => {
-                    votes.fill(0.0);
-                    self.for_each_leaf(row, |class| votes[class] += 1.0);
-                    let trees = self.trees() as f64;
-                    predictions.push_class(argmax(&votes), votes.iter().map(|count| count / trees));
-                }
-                Aggregation::Mean => {
-                    let mut sum = 0.0;
-                    self.for_each_leaf(row, |leaf| sum += self.leaf_values[leaf]);
-                    predictions.push_value(sum / self.trees() as f64);
-                }
-                Aggregation::Sum { base } => {
-                    let mut sum = base;
-                    self.for_each_leaf(row, |leaf| sum += self.leaf_values[leaf]);
-                    predictions.push_value(sum);
-                }
+    /// How many steps the longest walk from the first of a tree's `nodes` takes; children stand behind their parent.
+    pub(super) fn height(&self, nodes: Range<usize>) -> u32 {
+        let mut heights = vec![0; nodes.len()];
+        for position in (0..nodes.len()).rev() {
+            let node = nodes.start + position;
+            if self.features[node] != LEAF {
+                let left = self.children[node] as usize;
+                heights[position] = 1 + heights[left].max(heights[left + 1]);
             }
         }
-    }
-
-    /// Walks every tree. Ends because a child stands behind its parent, which [`super::verify::structure`] has checked.
-    fn for_each_leaf(&self, row: &[f32], mut visit: impl FnMut(usize)) {
-        let mut start = 0;
-        for size in &self.tree_sizes {
-            let mut node = start;
-            while self.features[node] != LEAF {
-                let right = row[self.features[node] as usize] > self.thresholds[node];
-                node = start + self.children[node] as usize + usize::from(right);
-            }
-            visit(self.children[node] as usize);
-            start += *size as usize;
-        }
+        heights[0]
     }
 }
 
@@ -185,10 +166,5 @@ mod tests {
         trees.push_tree(&nodes);
         assert_eq!(trees.features, [0, 1, LEAF, LEAF, LEAF]);
         assert_eq!(trees.children, [1, 3, 2, 0, 1]);
-        let mut reached = Vec::new();
-        for row in [[-1.0, -1.0], [-1.0, 1.0], [1.0, 0.0]] {
-            trees.for_each_leaf(&row, |class| reached.push(class));
-        }
-        assert_eq!(reached, [0, 1, 2]);
     }
 }

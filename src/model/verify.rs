@@ -99,6 +99,9 @@ impl Refusal {
 pub const NAME_BYTES_MAX: usize = 1_024;
 /// The most trees of an ensemble.
 pub const TREES_MAX: usize = 100_000;
+/// The most levels of splits of a tree, and so the most nodes of it that a row visits. Fitted trees have dozens; a chain of a
+/// million splits would make one row as slow as a thousand.
+pub const DEPTH_MAX: usize = 4_096;
 /// How far an output may be from the trainer's: absolute for probabilities, relative for values above 1. Fitting and loading
 /// may add up the same `f64` terms in another order.
 pub const GOLDEN_TOLERANCE: f64 = 1e-6;
@@ -191,6 +194,7 @@ fn check_trees(trees: &TreeEnsemble, columns: usize, classes: usize) -> Result<(
         require(*size > 0, || format!("tree {tree} has no nodes"))?;
         check_tree(trees, start..start + *size as usize, columns, leaves)
             .map_err(|why| Refusal::Structure(format!("tree {tree}: {why}")))?;
+        within("the depth of a tree", trees.height(start..start + *size as usize) as usize, DEPTH_MAX)?;
         start += *size as usize;
     }
     Ok(())
@@ -365,6 +369,21 @@ mod tests {
             damage(&mut trees);
             assert_eq!(why_not(&two, Predictor::TreeEnsemble(trees)), "structure", "{name}");
         }
+    }
+
+    #[test]
+    fn a_tree_may_not_be_a_long_chain() {
+        let chain = |splits: usize| {
+            let node = |index: usize| match index % 2 == 1 || index == 2 * splits {
+                true => Node::Class(0),
+                false => Node::Split { column: 0, threshold: 0.5, left: index + 1, right: index + 2 },
+            };
+            let mut trees = TreeEnsemble::new(Aggregation::Vote);
+            trees.push_tree(&(0..=2 * splits).map(node).collect::<Vec<_>>());
+            Predictor::TreeEnsemble(trees)
+        };
+        assert_eq!(structure(&signature(1, &["a", "b"]), &chain(DEPTH_MAX)), Ok(()));
+        assert_eq!(why_not(&signature(1, &["a", "b"]), chain(DEPTH_MAX + 1)), "too_large");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use crate::model::artifact::{Evaluation, FORMAT};
-use crate::model::{Artifact, Model, Predictions, Refusal, Signature};
+use crate::model::{Artifact, Model, Predictions, Predictor, Refusal, Signature};
 
 use dataset::{Dataset, ReadSettings, Targets};
 use estimator::{Algorithm, Fit, HyperParameters};
@@ -143,7 +143,8 @@ pub fn train(
         return Err(Error::Data(format!("{} rows are too few to put some aside", data.rows())));
     }
     let signature = data.signature(&split.train);
-    let model = fit(&data, settings, &signature, &split.train, progress)?;
+    let predictor = fit(&data, settings, &signature, &split.train, progress)?;
+    let model = Model::new(signature.clone(), predictor.clone())?;
     let report = match split.test.is_empty() {
         true => None,
         false => Some(report(&data, &model, &split.test)?),
@@ -163,7 +164,7 @@ pub fn train(
         algorithm: settings.algorithm.name().to_owned(),
         hyper_parameters: hyper_parameters(settings),
         signature,
-        predictor: model.predictor().clone(),
+        predictor,
         evaluation,
         golden_rows,
     };
@@ -182,13 +183,12 @@ fn fit(
     signature: &Signature,
     rows: &[usize],
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<Model, Error> {
+) -> Result<Predictor, Error> {
     let block = data.encode(signature, rows)?;
     let targets = data.targets().pick(rows);
     check_classes(&targets)?;
     let (algorithm, hyper, seed, threads) = (settings.algorithm, &settings.hyper, settings.seed, settings.threads);
-    let predictor = Fit { algorithm, hyper, seed, threads, progress }.run(&block, &targets)?;
-    Ok(Model::new(signature.clone(), predictor)?)
+    Fit { algorithm, hyper, seed, threads, progress }.run(&block, &targets)
 }
 
 /// A class without a row cannot be learned.
@@ -213,8 +213,9 @@ fn cross_validate(data: &Dataset, settings: &Settings) -> Result<Vec<Report>, Er
     splits
         .iter()
         .map(|split| {
-            let model = fit(data, settings, &data.signature(&split.train), &split.train, &|_, _| {})?;
-            report(data, &model, &split.test)
+            let signature = data.signature(&split.train);
+            let predictor = fit(data, settings, &signature, &split.train, &|_, _| {})?;
+            report(data, &Model::new(signature, predictor)?, &split.test)
         })
         .collect()
 }

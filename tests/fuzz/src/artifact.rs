@@ -65,12 +65,13 @@ fn check_decoding(bytes: &[u8]) {
     // By its text, because numbers may be NaN, which differs from itself.
     assert_eq!(format!("{again:?}"), format!("{artifact:?}"));
     assert_eq!(again.encode().expect("as before"), written);
+    let predictor = artifact.predictor.clone();
     let Ok(model) = allocations::within(memory_cap(bytes.len()), || artifact.into_model()) else { return };
-    check_predictions(&model);
+    check_predictions(&model, &predictor);
     check_serving(model);
 }
 
-fn check_predictions(model: &Model) {
+fn check_predictions(model: &Model, predictor: &Predictor) {
     let columns = model.signature().columns();
     let mut block = Block::new(columns);
     for value in [0.0, -0.0, 1.0, -1e30, f32::MAX, f32::MIN] {
@@ -85,7 +86,7 @@ fn check_predictions(model: &Model) {
     for (index, row) in block.iter().enumerate() {
         let outputs = predictions.outputs(index);
         assert_eq!(outputs.len(), model.signature().outputs());
-        if let Predictor::TreeEnsemble(trees) = model.predictor() {
+        if let Predictor::TreeEnsemble(trees) = predictor {
             let walked = walk(trees, row, outputs.len());
             assert_eq!(format!("{outputs:?}"), format!("{walked:?}"), "the kernel walks the trees as they are");
         }
