@@ -134,6 +134,9 @@ pub enum Verb {
     /// Create the topics that serving needs.
     #[command(subcommand)]
     Topics(Topics),
+    /// Copy one topic to another as it is: what `bench --raw` measures.
+    #[command(hide = true)]
+    PassThrough(PassThrough),
     /// Print the shell's completion script.
     Completions {
         /// The shell to complete for.
@@ -609,6 +612,20 @@ pub struct TopicsInit {
     /// Say what would be created, and create nothing.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// `modelstream pass-through`
+#[derive(Debug, Args)]
+pub struct PassThrough {
+    /// The topic to read.
+    #[arg(long, value_name = "TOPIC")]
+    pub input: String,
+    /// The topic to write.
+    #[arg(long, value_name = "TOPIC")]
+    pub output: String,
+    /// The consumer group [default: `modelstream.pass-through.INPUT`].
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
 }
 
 /// A settings file that does not fit.

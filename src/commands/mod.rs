@@ -3,6 +3,7 @@
 pub mod dead_letters;
 pub mod demo;
 pub mod models;
+pub mod pass_through;
 pub mod predict;
 pub mod produce;
 pub mod publish;
@@ -109,6 +110,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Verb::Tail(tail) => tail::run(common, &tail),
         Verb::DeadLetters(dead_letters) => dead_letters::run(common, &dead_letters),
         Verb::Topics(cli::Topics::Init(init)) => topics::run(common, &init),
+        Verb::PassThrough(pass_through) => pass_through::run(common, &pass_through),
         Verb::Completions { shell } => print::bytes(&cli::completions(shell)),
         Verb::Man => print::bytes(&cli::manual().map_err(print::failed)?),
     }
