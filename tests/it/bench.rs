@@ -1,8 +1,10 @@
 //! `modelstream bench` on real Kafka, with small numbers.
 
+use std::process::Command;
+
 use modelstream::kafka::admin::Admin;
 
-use crate::harness::{Cluster, data, failed_with, real_kafka, succeeded};
+use crate::harness::{Cluster, data, failed_with, real_kafka, root, skip, succeeded};
 
 fn bench(cluster: &Cluster, arguments: &[&str]) -> serde_json::Value {
     let prefix = cluster.name("bench");
@@ -76,4 +78,27 @@ fn a_program_that_loses_records_or_ends_too_soon_is_exit_code_8() {
 fn settings_that_make_no_sense_are_exit_code_3() {
     let said = failed_with(3, &["bench", "--raw", "--lanes", "2"]);
     assert!(said.contains("--raw"), "{said}");
+}
+
+/// The comparison with the peers, without the peers: whether everything runs, not how fast.
+#[test]
+fn the_comparison_runs_through_and_writes_its_tables() {
+    let Some(cluster) = real_kafka("bench-compare") else { return };
+    if Command::new("python3").arg("--version").output().is_err() {
+        return skip("the_comparison_runs_through_and_writes_its_tables", "it needs python3");
+    }
+    let out = tempfile::tempdir().expect("a directory");
+    let mut compare = Command::new(root().join("tests/bench/compare"));
+    compare.args(["--quick", "--no-peers", "--binary", env!("CARGO_BIN_EXE_modelstream")]);
+    compare.args(["--brokers", &cluster.brokers, "--out"]).arg(out.path());
+    let output = compare.output().expect("it runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains("NO PEERS"), "{stderr}");
+    let report = std::fs::read_to_string(out.path().join("results.md")).expect("a report");
+    for heading in ["Throughput", "Latency", "What exactly-once costs", "Swapping", "Start", "Size"] {
+        assert!(report.contains(&format!("## {heading}")), "{heading}: {report}");
+    }
+    let results = std::fs::read_to_string(out.path().join("results.json")).expect("results");
+    let results: serde_json::Value = serde_json::from_str(&results).expect("JSON");
+    assert_positive(&results, &["/results/1/raw pass-through (rdkafka)/0/records_per_second"]);
 }
