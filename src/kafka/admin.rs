@@ -187,7 +187,7 @@ impl Admin {
         topics.iter().try_for_each(|topic| self.await_topic(&topic.name))
     }
 
-    /// Deletes topics, and groups that have no members; one that does not exist is no error.
+    /// Deletes topics, and those of the groups that have no members; one that does not exist is no error.
     ///
     /// # Errors
     /// When the cluster refuses one of them.
@@ -205,6 +205,8 @@ impl Admin {
         for result in deleted.into_iter().chain(groups) {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::GroupIdNotFound)) => {}
+                // The broker forgets its offsets by itself, once its members are gone.
+                Err((_, RDKafkaErrorCode::NonEmptyGroup)) => {}
                 Err((name, code)) => return Err(self.error(&format!("deleting {name}"), &KafkaError::AdminOp(code))),
             }
         }

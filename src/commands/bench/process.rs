@@ -17,6 +17,8 @@ use super::Names;
 const LINES_KEPT: usize = 12;
 /// How long a process may take to end after SIGTERM: more than a serving process drains.
 const STOP_TIMEOUT: Duration = Duration::from_secs(40);
+/// The same where the run has failed already.
+const LAST_TIMEOUT: Duration = Duration::from_secs(5);
 const STOP_POLL: Duration = Duration::from_millis(20);
 /// `sysconf(_SC_CLK_TCK)`, which Linux has fixed for its user space.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -38,7 +40,9 @@ struct Heard {
 
 /// A running process and those that it started: a process group.
 pub struct Process {
-    child: Child,
+    child: Mutex<Child>,
+    /// Of the process and of its group.
+    id: u32,
     name: &'static str,
     started: Instant,
     heard: Arc<Mutex<Heard>>,
@@ -86,7 +90,7 @@ impl Process {
                 BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| listen(&heard, line));
             });
         }
-        Ok(Process { child, name, started, heard })
+        Ok(Process { id: child.id(), child: Mutex::new(child), name, started, heard })
     }
 
     /// When it was started.
@@ -103,12 +107,18 @@ impl Process {
     ///
     /// # Errors
     /// When it has ended, with what it said last.
-    pub fn check(&mut self) -> Result<(), Error> {
-        match self.child.try_wait() {
+    pub fn check(&self) -> Result<(), Error> {
+        match self.status() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => Err(self.ended(&format!("ended too soon ({status})"))),
-            Err(source) => Err(Error::Io { doing: format!("waiting for {}", self.name), source }),
+            Err(error) => Err(error),
         }
+    }
+
+    /// How it ended; `None` while it runs.
+    fn status(&self) -> Result<Option<ExitStatus>, Error> {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        child.try_wait().map_err(|source| Error::Io { doing: format!("waiting for {}", self.name), source })
     }
 
     fn ended(&self, how: &str) -> Error {
@@ -127,7 +137,7 @@ impl Process {
             let path = entry.path();
             // One may end while it is looked at.
             let Some(cpu_seconds) =
-                std::fs::read_to_string(path.join("stat")).ok().and_then(|stat| cpu(&stat, self.child.id()))
+                std::fs::read_to_string(path.join("stat")).ok().and_then(|stat| cpu(&stat, self.id))
             else {
                 continue;
             };
@@ -142,16 +152,15 @@ impl Process {
     ///
     /// # Errors
     /// When it does not end in time; or one of ours does not end well: it has not delivered what it read.
-    pub fn stop(mut self) -> Result<(), Error> {
+    pub fn stop(self) -> Result<(), Error> {
         let ours = self.name != "the command";
         self.signal("TERM");
         let deadline = Instant::now() + STOP_TIMEOUT;
-        let status: ExitStatus = loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => break status,
-                Ok(None) if Instant::now() < deadline => std::thread::sleep(STOP_POLL),
-                Ok(None) => return Err(self.ended(&format!("did not end within {} s", STOP_TIMEOUT.as_secs()))),
-                Err(source) => return Err(Error::Io { doing: format!("waiting for {}", self.name), source }),
+        let status = loop {
+            match self.status()? {
+                Some(status) => break status,
+                None if Instant::now() < deadline => std::thread::sleep(STOP_POLL),
+                None => return Err(self.ended(&format!("did not end within {} s", STOP_TIMEOUT.as_secs()))),
             }
         };
         if ours && !status.success() { Err(self.ended(&format!("did not end well ({status})"))) } else { Ok(()) }
@@ -159,17 +168,27 @@ impl Process {
 
     /// The standard library can only kill; every shell can do better.
     fn signal(&self, signal: &str) {
-        let line = format!("kill -s {signal} -- -{}", self.child.id());
+        let line = format!("kill -s {signal} -- -{}", self.id);
         let _ = Command::new("sh").args(["-c", &line]).stderr(Stdio::null()).status();
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
+        if !matches!(self.status(), Ok(None)) {
+            return;
+        }
+        // A member that leaves its group by itself keeps nobody waiting, the deletion of the group least of all.
+        self.signal("TERM");
+        let deadline = Instant::now() + LAST_TIMEOUT;
+        while matches!(self.status(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(STOP_POLL);
+        }
+        if matches!(self.status(), Ok(None)) {
             self.signal("KILL");
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }
