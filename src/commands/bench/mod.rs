@@ -3,11 +3,11 @@
 //! What is measured is a process of its own, so that its CPU time and memory are known: `serve`, the raw pass-through, or
 //! another program. Records carry their number as their key, so latency and losses need nothing else of what is measured.
 //!
-//! - [`records`]: records that fit a model
-//! - [`load`]: sends them
-//! - [`process`]: what is measured
-//! - [`receipts`]: what comes out
-//! - [`summary`]: what is printed
+//! - `records`: records that fit a model
+//! - `load`: sends them
+//! - `process`: what is measured
+//! - `receipts`: what comes out
+//! - `summary`: what is printed
 
 mod load;
 mod process;
