@@ -1,5 +1,7 @@
 //! What was typed becomes what is used; every relation between settings is checked here, once.
 
+pub mod bench;
+
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};

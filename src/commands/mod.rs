@@ -1,8 +1,10 @@
 //! One verb a file, thin: wire the parts, print.
 
+pub mod bench;
 pub mod dead_letters;
 pub mod demo;
 pub mod models;
+pub mod pass_through;
 pub mod predict;
 pub mod produce;
 pub mod publish;
@@ -31,7 +33,7 @@ pub mod exit {
     pub const FENCED: u8 = 6;
     /// A model was refused.
     pub const REFUSED: u8 = 7;
-    /// A check failed: `--require`, `verify`, a demo that lost a record.
+    /// A check failed: `--require`, `verify`, a demo or a benchmark that lost a record.
     pub const CHECK_FAILED: u8 = 8;
     /// The watchdog: a lane made no progress although records waited.
     pub const STALLED: u8 = 9;
@@ -109,6 +111,8 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Verb::Tail(tail) => tail::run(common, &tail),
         Verb::DeadLetters(dead_letters) => dead_letters::run(common, &dead_letters),
         Verb::Topics(cli::Topics::Init(init)) => topics::run(common, &init),
+        Verb::Bench(bench) => bench::run(common, &bench),
+        Verb::PassThrough(pass_through) => pass_through::run(common, &pass_through),
         Verb::Completions { shell } => print::bytes(&cli::completions(shell)),
         Verb::Man => print::bytes(&cli::manual().map_err(print::failed)?),
     }

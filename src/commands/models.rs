@@ -34,7 +34,7 @@ pub fn run(common: &cli::Common, models: &Models) -> Result<(), Error> {
     }
 }
 
-fn find(connection: &Connection, topics: &Topics, model: &str) -> Result<Manifest, Error> {
+pub(super) fn find(connection: &Connection, topics: &Topics, model: &str) -> Result<Manifest, Error> {
     let selector = config::selector(model)?;
     Ok(read_state(connection, topics)?.find(&selector)?.clone())
 }
@@ -185,7 +185,7 @@ fn confusion_table(manifest: &Manifest) -> String {
     format!("\n{}\n", table.trim_fmt())
 }
 
-fn fetch(connection: &Connection, topics: &Topics, manifest: &Manifest) -> Result<Vec<u8>, Error> {
+pub(super) fn fetch(connection: &Connection, topics: &Topics, manifest: &Manifest) -> Result<Vec<u8>, Error> {
     fetch_artifact(connection, topics, manifest).map_err(|error| match error {
         FetchError::Kafka(error) => error.into(),
         FetchError::Refused(refusal) => {

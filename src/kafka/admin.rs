@@ -187,6 +187,32 @@ impl Admin {
         topics.iter().try_for_each(|topic| self.await_topic(&topic.name))
     }
 
+    /// Deletes topics, and those of the groups that have no members; one that does not exist is no error.
+    ///
+    /// # Errors
+    /// When the cluster refuses one of them.
+    pub fn delete(&self, topics: &[&str], groups: &[&str]) -> Result<(), Error> {
+        let admin = AdminClient::from_config_and_context(&self.connection.admin(), AdminContext::default())
+            .map_err(|error| self.error("connecting", &error))?;
+        let options = AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT));
+        let deleted =
+            block_on(admin.delete_topics(topics, &options)).map_err(|error| self.error("deleting topics", &error))?;
+        let groups = match groups {
+            [] => Vec::new(),
+            _ => block_on(admin.delete_groups(groups, &AdminOptions::new()))
+                .map_err(|error| self.error("deleting groups", &error))?,
+        };
+        for result in deleted.into_iter().chain(groups) {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::GroupIdNotFound)) => {}
+                // The broker forgets its offsets by itself, once its members are gone.
+                Err((_, RDKafkaErrorCode::NonEmptyGroup)) => {}
+                Err((name, code)) => return Err(self.error(&format!("deleting {name}"), &KafkaError::AdminOp(code))),
+            }
+        }
+        Ok(())
+    }
+
     fn await_topic(&self, name: &str) -> Result<(), Error> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         while self.partitions(name)?.is_none() {

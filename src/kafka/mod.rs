@@ -8,6 +8,7 @@
 //! - [`admin`]: topics and their sizes
 //! - [`fault`]: what an error means, and what is to be done about it
 //! - [`memory`]: how much memory the clients of a lane may take
+//! - [`passthrough`]: one topic into another as it is: the yardstick of `bench`
 //! - [`embedded`]: librdkafka's in-process broker, for the demo and quick tests
 
 pub mod admin;
@@ -15,6 +16,7 @@ pub mod consumer;
 pub mod embedded;
 pub mod fault;
 pub mod memory;
+pub mod passthrough;
 pub mod producer;
 pub mod reader;
 pub mod settings;
