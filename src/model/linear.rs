@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::lanes::sum_columns;
+use super::columns::sum_columns;
 use super::{Block, Predictions, Scratch, argmax, avro, softmax};
 
 /// Coefficients of a linear model, one row of `columns` for each score.

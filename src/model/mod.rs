@@ -4,7 +4,7 @@
 
 pub mod artifact;
 mod avro;
-mod lanes;
+mod columns;
 pub mod linear;
 pub mod manifest;
 pub mod naive_bayes;
@@ -171,11 +171,11 @@ struct Scratch {
     /// Of a forest: the rows that pass the trees, transposed.
     tile: Vec<u32>,
     /// Of a forest that votes: for each class the votes of each row.
-    votes: Vec<[u32; tree_ensemble::kernel::LANES]>,
+    votes: Vec<[u32; tree_ensemble::kernel::WALKS]>,
     /// Of a forest that does not: the sum of each row.
-    sums: Vec<[f64; tree_ensemble::kernel::LANES]>,
+    sums: Vec<[f64; tree_ensemble::kernel::WALKS]>,
     /// Of the others: for each score the sum of each row.
-    totals: Vec<[f64; lanes::LANES]>,
+    totals: Vec<[f64; columns::ROWS]>,
     /// Of the others: the scores of a row.
     scores: Vec<f64>,
 }

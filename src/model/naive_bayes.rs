@@ -4,7 +4,7 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-use super::lanes::sum_columns;
+use super::columns::sum_columns;
 use super::{Block, Predictions, Scratch, argmax, avro, softmax};
 
 /// For each class a prior, and for each class and column a mean and a variance.

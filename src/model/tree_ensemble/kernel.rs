@@ -14,25 +14,25 @@
 //! of the trees, which makes a sum of `f64` the same in a block as alone.
 //!
 //! What else was tried, on one core of a small cloud machine, 100 fitted trees of depth 8 with 28 columns in blocks of 256 rows, where this
-//! walk makes 2.1 to 2.4 million rows a second: comparing as `f32`, 2.1; eight walks at once, 2.2, and four, 1.4; a full first three levels
+//! walk makes 2.0 to 2.1 million rows a second and a prototype of it alone 2.3 to 2.4: of the prototype's kin, comparing as `f32`, 2.1; eight walks at once, 2.2, and four, 1.4; a full first three levels
 //! by vectors for all sixteen rows (as QuickScorer does), 2.2 to 2.6, and five levels, 1.8 to 1.9, with AVX2 2.7 and with AVX-512 2.7;
 //! levels padded to a heap, so that no child is stored, 2.2 and for 500 trees of depth 12 slower; tiles of 64 rows instead
-//! of 256, 10 to 20 % slower for that forest, which no longer fits the second-level cache. A tenth is not worth a second
-//! walk beside this one.
+//! of 256, 10 to 20 % slower for that forest, which no longer fits the second-level cache. Counting votes by comparing
+//! all leaves with each class is no quicker either. A tenth is not worth a second walk beside this one.
 
 use super::{Aggregation, LEAF, TreeEnsemble};
 use crate::model::{Block, Predictions, Scratch};
 
 /// How many walks are under way at once.
-pub(in crate::model) const LANES: usize = 16;
-/// From how many rows on it is quicker to walk them down each tree together, even if there are fewer than [`LANES`].
+pub(in crate::model) const WALKS: usize = 16;
+/// From how many rows on it is quicker to walk them down each tree together, even if there are fewer than [`WALKS`].
 const GROUP_ROWS_MIN: usize = 8;
-/// How many groups of [`LANES`] rows pass each tree before the next tree is fetched, at most: more would leave the first-level
+/// How many groups of [`WALKS`] rows pass each tree before the next tree is fetched, at most: more would leave the first-level
 /// cache, fewer would fetch a large forest from memory more often.
 const TILE_GROUPS_MAX: usize = 16;
 /// How large a tile and its votes may be, unless one group is larger: half of a small second-level cache.
 const TILE_BYTES_MAX: usize = 256 << 10;
-/// After how many steps a walk looks whether all its lanes stand at leaves.
+/// After how many steps a walk looks whether all of them stand at leaves.
 const STRIDE: u32 = 8;
 
 /// A forest, compiled.
@@ -83,12 +83,12 @@ struct Narrow {
 
 impl Narrow {
     const NODES_MAX: u32 = 1 << 16;
-    const COLUMNS_MAX: usize = (1 << 16) / (LANES / 2);
+    const COLUMNS_MAX: usize = (1 << 16) / (WALKS / 2);
 }
 
 impl Node for Narrow {
     fn new(threshold: u32, column: usize, child: u32) -> Narrow {
-        Narrow { threshold, places: child << 16 | (column * LANES / 2) as u32 }
+        Narrow { threshold, places: child << 16 | (column * WALKS / 2) as u32 }
     }
 
     fn threshold(&self) -> u32 {
@@ -113,7 +113,7 @@ struct Wide {
 
 impl Node for Wide {
     fn new(threshold: u32, column: usize, child: u32) -> Wide {
-        Wide { threshold, keys: (column * LANES) as u32, child }
+        Wide { threshold, keys: (column * WALKS) as u32, child }
     }
 
     fn threshold(&self) -> u32 {
@@ -167,12 +167,12 @@ impl Kernel {
     }
 
     fn predict_with<N: Node>(&self, nodes: &[N], block: &Block, scratch: &mut Scratch, predictions: &mut Predictions) {
-        let group_bytes = size_of::<u32>() * (self.group_keys() + LANES * self.classes);
-        let tile_rows = LANES * (TILE_BYTES_MAX / group_bytes).clamp(1, TILE_GROUPS_MAX);
+        let group_bytes = size_of::<u32>() * (self.group_keys() + WALKS * self.classes);
+        let tile_rows = WALKS * (TILE_BYTES_MAX / group_bytes).clamp(1, TILE_GROUPS_MAX);
         let mut first = 0;
         while block.rows() - first >= GROUP_ROWS_MIN {
             let rest = block.rows() - first;
-            let few = rest % LANES;
+            let few = rest % WALKS;
             let rows = tile_rows.min(if few < GROUP_ROWS_MIN { rest - few } else { rest });
             self.predict_tile(nodes, block, first, rows, scratch, predictions);
             first += rows;
@@ -192,7 +192,7 @@ impl Kernel {
         scratch: &mut Scratch,
         predictions: &mut Predictions,
     ) {
-        let groups = rows.div_ceil(LANES);
+        let groups = rows.div_ceil(WALKS);
         self.begin(groups, scratch);
         for row in 0..rows {
             self.transpose(block.row(first + row), scratch, row);
@@ -205,7 +205,7 @@ impl Kernel {
                 match self.aggregation {
                     Aggregation::Vote => {
                         let votes = &mut votes[group * self.classes..][..self.classes];
-                        leaves.iter().enumerate().for_each(|(lane, class)| votes[*class as usize][lane] += 1);
+                        leaves.iter().enumerate().for_each(|(walk, class)| votes[*class as usize][walk] += 1);
                     }
                     Aggregation::Mean | Aggregation::Sum { .. } => {
                         let values = leaves.map(|leaf| self.leaf_values[leaf as usize]);
@@ -215,16 +215,16 @@ impl Kernel {
             }
         }
         for group in 0..groups {
-            self.end(group, LANES.min(rows - group * LANES), scratch, predictions);
+            self.end(group, WALKS.min(rows - group * WALKS), scratch, predictions);
         }
     }
 
-    /// Scores one row, which passes [`LANES`] trees at a time.
+    /// Scores one row, which passes [`WALKS`] trees at a time.
     fn predict_row<N: Node>(&self, nodes: &[N], row: &[f32], scratch: &mut Scratch, predictions: &mut Predictions) {
         self.begin(1, scratch);
         self.transpose(row, scratch, 0);
         let Scratch { tile, votes, sums, .. } = scratch;
-        for trees in self.trees.chunks(LANES) {
+        for trees in self.trees.chunks(WALKS) {
             let leaves = walk_trees(nodes, trees, tile);
             let leaves = leaves[..trees.len()].iter().map(|leaf| *leaf as usize);
             match self.aggregation {
@@ -239,16 +239,16 @@ impl Kernel {
 
     /// How many keys the tile of a group has.
     fn group_keys(&self) -> usize {
-        (self.columns.len() + 1) * LANES
+        (self.columns.len() + 1) * WALKS
     }
 
-    /// Writes the columns of a row into its lane of its group's tile.
+    /// Writes the columns of a row into its walk of its group's tile.
     fn transpose(&self, values: &[f32], scratch: &mut Scratch, row: usize) {
-        let tile = &mut scratch.tile[row / LANES * self.group_keys()..][..self.group_keys()];
-        for (keys, column) in tile.chunks_exact_mut(LANES).zip(&self.columns) {
-            keys[row % LANES] = key(values[usize::from(*column)]);
+        let tile = &mut scratch.tile[row / WALKS * self.group_keys()..][..self.group_keys()];
+        for (keys, column) in tile.chunks_exact_mut(WALKS).zip(&self.columns) {
+            keys[row % WALKS] = key(values[usize::from(*column)]);
         }
-        tile[self.columns.len() * LANES + row % LANES] = 0;
+        tile[self.columns.len() * WALKS + row % WALKS] = 0;
     }
 
     /// Begins to count the votes, or to sum the leaves, of `groups` groups.
@@ -259,9 +259,9 @@ impl Kernel {
         };
         scratch.tile.resize(groups * self.group_keys(), 0);
         scratch.votes.clear();
-        scratch.votes.resize(groups * self.classes, [0; LANES]);
+        scratch.votes.resize(groups * self.classes, [0; WALKS]);
         scratch.sums.clear();
-        scratch.sums.resize(groups, [start; LANES]);
+        scratch.sums.resize(groups, [start; WALKS]);
     }
 
     /// Turns what was counted for the first `rows` rows of a group into predictions.
@@ -280,17 +280,17 @@ impl Kernel {
 
 /// Appends the first `rows` rows of a group: each class's share of the votes, and the class with the most, the first of equals.
 /// Of many classes most have no vote in all the group, and cost one look.
-fn push_votes(group: &[[u32; LANES]], rows: usize, trees: f64, predictions: &mut Predictions) {
+fn push_votes(group: &[[u32; WALKS]], rows: usize, trees: f64, predictions: &mut Predictions) {
     let classes = group.len();
     let first = predictions.values.len();
     predictions.values.resize(first + rows * classes, 0.0);
     let shares = &mut predictions.values[first..];
-    let (mut most, mut winners) = ([0; LANES], [0; LANES]);
-    for (class, votes) in group.iter().enumerate().filter(|(_, votes)| **votes != [0; LANES]) {
-        for lane in 0..rows {
-            shares[lane * classes + class] = f64::from(votes[lane]) / trees;
-            if votes[lane] > most[lane] {
-                (most[lane], winners[lane]) = (votes[lane], class as u32);
+    let (mut most, mut winners) = ([0; WALKS], [0; WALKS]);
+    for (class, votes) in group.iter().enumerate().filter(|(_, votes)| **votes != [0; WALKS]) {
+        for walk in 0..rows {
+            shares[walk * classes + class] = f64::from(votes[walk]) / trees;
+            if votes[walk] > most[walk] {
+                (most[walk], winners[walk]) = (votes[walk], class as u32);
             }
         }
     }
@@ -323,40 +323,40 @@ fn compile<N: Node>(ensemble: &TreeEnsemble, columns: &[u16]) -> Vec<N> {
 }
 
 /// Walks the rows of a group down one tree; what their leaves hold.
-fn walk_rows<N: Node>(tree: &[N], height: u32, tile: &[u32]) -> [u32; LANES] {
-    let mut at = [0; LANES];
+fn walk_rows<N: Node>(tree: &[N], height: u32, tile: &[u32]) -> [u32; WALKS] {
+    let mut at = [0; WALKS];
     let mut left = height;
     loop {
         for _ in 0..left.min(STRIDE) {
-            for (lane, at) in at.iter_mut().enumerate() {
+            for (walk, at) in at.iter_mut().enumerate() {
                 // SAFETY: `at` is 0 or came from the tree: `verify::structure` found each child of a split and the node behind
                 // it within the tree, and of a leaf `compile` made the child the leaf itself, whose comparison with 0 adds
                 // nothing. A column is one of those that are compared, or the one behind them; `tile` has all of these.
                 let (node, value) = unsafe {
                     let node = tree.get_unchecked(*at);
-                    (node, *tile.get_unchecked(node.keys() + lane))
+                    (node, *tile.get_unchecked(node.keys() + walk))
                 };
                 *at = node.child() + usize::from(value > node.threshold());
             }
         }
         left -= left.min(STRIDE);
-        if left == 0 || at.iter().all(|at| tree[*at].keys() + LANES == tile.len()) {
+        if left == 0 || at.iter().all(|at| tree[*at].keys() + WALKS == tile.len()) {
             // SAFETY: as above.
             return at.map(|at| unsafe { tree.get_unchecked(at) }.threshold());
         }
     }
 }
 
-/// Walks a row, the first of a tile, down up to [`LANES`] trees; what its leaves hold.
-fn walk_trees<N: Node>(nodes: &[N], trees: &[Tree], tile: &[u32]) -> [u32; LANES] {
-    let mut firsts = [0; LANES];
+/// Walks a row, the first of a tile, down up to [`WALKS`] trees; what its leaves hold.
+fn walk_trees<N: Node>(nodes: &[N], trees: &[Tree], tile: &[u32]) -> [u32; WALKS] {
+    let mut firsts = [0; WALKS];
     firsts.iter_mut().zip(trees).for_each(|(first, tree)| *first = tree.first);
     let mut at = firsts;
     let mut left = trees.iter().map(|tree| tree.height).max().unwrap_or(0);
     loop {
         for _ in 0..left.min(STRIDE) {
             for (at, first) in at.iter_mut().zip(firsts) {
-                // SAFETY: as in `walk_rows`, with the tree's first node added. Lanes without a tree walk the first tree of all.
+                // SAFETY: as in `walk_rows`, with the tree's first node added. Walks without a tree go down the first tree of all.
                 let (node, value) = unsafe {
                     let node = nodes.get_unchecked(*at);
                     (node, *tile.get_unchecked(node.keys()))
@@ -365,7 +365,7 @@ fn walk_trees<N: Node>(nodes: &[N], trees: &[Tree], tile: &[u32]) -> [u32; LANES
             }
         }
         left -= left.min(STRIDE);
-        if left == 0 || at.iter().all(|at| nodes[*at].keys() + LANES == tile.len()) {
+        if left == 0 || at.iter().all(|at| nodes[*at].keys() + WALKS == tile.len()) {
             return at.map(|at| nodes[at].threshold());
         }
     }

@@ -3,7 +3,7 @@
 use super::{Block, Scratch};
 
 /// How many rows are summed side by side: their sums do not wait for one another, and a vector holds several of them.
-pub(super) const LANES: usize = 8;
+pub(super) const ROWS: usize = 8;
 /// How many columns of the rows are transposed at a time, on the stack.
 const CHUNK: usize = 64;
 
@@ -18,15 +18,15 @@ pub(super) fn sum_columns<Term: Fn(f64) -> f64>(
 ) {
     let columns = block.columns();
     let Scratch { totals, scores, .. } = scratch;
-    let mut tile = [[0.0; LANES]; CHUNK];
-    for rows in block.values.chunks(LANES * columns) {
+    let mut tile = [[0.0; ROWS]; CHUNK];
+    for rows in block.values.chunks(ROWS * columns) {
         totals.clear();
         // The neutral number of an addition: 0 would turn a sum of -0 into 0.
-        totals.resize(count, [-0.0; LANES]);
+        totals.resize(count, [-0.0; ROWS]);
         for first in (0..columns).step_by(CHUNK) {
             let chunk = first..columns.min(first + CHUNK);
-            for (lane, row) in rows.chunks_exact(columns).enumerate() {
-                tile.iter_mut().zip(&row[chunk.clone()]).for_each(|(values, value)| values[lane] = f64::from(*value));
+            for (place, row) in rows.chunks_exact(columns).enumerate() {
+                tile.iter_mut().zip(&row[chunk.clone()]).for_each(|(values, value)| values[place] = f64::from(*value));
             }
             for (score, totals) in totals.iter_mut().enumerate() {
                 for (column, values) in chunk.clone().zip(&tile) {
@@ -37,9 +37,9 @@ pub(super) fn sum_columns<Term: Fn(f64) -> f64>(
                 }
             }
         }
-        for lane in 0..rows.len() / columns {
+        for place in 0..rows.len() / columns {
             scores.clear();
-            scores.extend(totals.iter().map(|totals| totals[lane]));
+            scores.extend(totals.iter().map(|totals| totals[place]));
             visit(scores);
         }
     }
