@@ -90,7 +90,7 @@ impl Record<'_> {
     }
 
     /// All its headers in order. Kafka's clients write names that are text, but no broker insists on it.
-    pub(super) fn raw_headers(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    pub fn raw_headers(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         let mut headers = null_mut();
         // SAFETY: the message is ours and alive, and keeps the headers that it hands out. Without any the call fails and leaves
         // null.

@@ -14,7 +14,8 @@ const BASE_BYTES: u64 = 64 * 1024 * 1024;
 pub const SCORED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A buffer that grows has up to twice what it holds.
 const GROWTH: u64 = 2;
-/// A batch ends with the record that fills it.
+/// A batch ends with the records that were taken together with the one that fills it: at most what the fetch queue held, and one
+/// that was larger than that.
 const LAST_RECORD_BYTES: u64 = 10 * 1024 * 1024;
 
 /// Everything that bounds a process's memory.
@@ -45,7 +46,8 @@ impl Bound {
     /// Adds the limits up.
     pub fn of(limits: &Limits) -> Bound {
         let Limits { lanes, clients, brokers, partitions } = limits;
-        let batch = BATCH_BYTES_MAX as u64 + LAST_RECORD_BYTES + GROWTH * SCORED_BYTES_MAX as u64;
+        let records = BATCH_BYTES_MAX as u64 + clients.fetch_queue_bytes + LAST_RECORD_BYTES;
+        let batch = records + GROWTH * SCORED_BYTES_MAX as u64;
         let partitions = ClientLimits::partition_bytes(*partitions);
         let lane = clients.consumer_bytes(*brokers) + clients.producer_bytes(*brokers) + batch + partitions;
         Bound { base: BASE_BYTES, lane, total: BASE_BYTES + lanes * lane }
@@ -73,7 +75,7 @@ mod tests {
     fn the_bound_of_the_defaults() {
         let one = bound(1, 1, 12);
         assert_eq!(one.total, one.base + one.lane);
-        assert_eq!(one.total / MIB, 252);
+        assert_eq!(one.total / MIB, 268);
         assert_eq!(bound(4, 1, 12).total, one.base + 4 * one.lane);
         let three_brokers = bound(1, 3, 12).lane - one.lane;
         assert!((140..160).contains(&(three_brokers / MIB)), "two more answers and their requests: {three_brokers}");

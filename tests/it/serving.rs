@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
+use modelstream::kafka::reader::{LogReader, Read, Start};
 
 use crate::flow::{Flow, GOOD, assert_order_is_kept, outputs_by_source};
 use crate::harness::{DEADLINE, OwnBroker, data, modelstream, real_kafka, wait_until};
@@ -77,6 +78,39 @@ fn what_cannot_be_scored_is_a_dead_letter_with_its_bytes_and_its_reason() {
         assert_eq!(letter.source(), (0, 2 * index as i64));
         assert!(letter.header("modelstream-message").is_some_and(|message| !message.is_empty()));
     }
+}
+
+/// Kafka's protocol wants text there, and no broker looks.
+#[test]
+fn a_header_whose_name_is_no_text_passes_through() {
+    const NAME: &[u8] = b"\xff\xfe";
+    let Some(cluster) = real_kafka("serving-header") else { return };
+    let flow = Flow::new(&cluster, 1);
+    cluster.publish_iris("iris", "7");
+    let producer = Producer::idempotent(&cluster.connection).expect("valid settings");
+    let make = || Outgoing {
+        topic: &flow.input,
+        partition: None,
+        key: None,
+        value: Some(GOOD),
+        timestamp_ms: None,
+        headers: Headers::default().with(NAME, b"v").with("text", b"w"),
+    };
+    producer.send_waiting(make, UNTAGGED, Instant::now() + DEADLINE).expect("room");
+    assert!(producer.flush(DEADLINE));
+    let mut serving = cluster.serve(&flow.arguments(&[]));
+    let reader = LogReader::open(&cluster.connection, &flow.output, &[(0, Start::Beginning)]).expect("valid settings");
+    let deadline = Instant::now() + DEADLINE;
+    let headers: Vec<(Vec<u8>, Option<Vec<u8>>)> = loop {
+        assert!(Instant::now() < deadline, "no prediction came in time");
+        if let Read::Record(record) = reader.next(Duration::from_millis(100)).expect("readable") {
+            let owned = |(name, value): (&[u8], Option<&[u8]>)| (name.to_vec(), value.map(<[u8]>::to_vec));
+            break record.raw_headers().map(owned).collect();
+        }
+    };
+    let users = [(NAME.to_vec(), Some(b"v".to_vec())), (b"text".to_vec(), Some(b"w".to_vec()))];
+    assert!(headers.ends_with(&users), "{headers:?}");
+    assert_eq!(serving.stop(), Some(0));
 }
 
 #[test]

@@ -25,8 +25,8 @@ impl Headers {
 
     /// Appends one.
     #[must_use]
-    pub fn with(mut self, name: &str, value: &[u8]) -> Headers {
-        self.push(name.as_bytes(), Some(value));
+    pub fn with(mut self, name: impl AsRef<[u8]>, value: &[u8]) -> Headers {
+        self.push(name.as_ref(), Some(value));
         self
     }
 
