@@ -137,9 +137,9 @@ fn a_killed_process_leaves_nothing_to_find() {
     let lanes = ["--lanes", "2", "--batch-records", "50", "--delivery", "exactly-once", "--instance", "a"];
     let arguments = [&flow[..], &lanes[..], &["-X", "session.timeout.ms=6000"]].concat();
     for _ in 0..3 {
-        let serving = cluster.serve(&[&arguments[..], &["--commit-interval", "30s"]].concat());
-        wait_until("it works", || serving.total("modelstream_predictions_total") > 500.0);
-        serving.signal("KILL");
+        let arguments = [&arguments[..], &["--commit-interval", "30s"]].concat();
+        let mut serving = cluster.serve_disturbed("after-produce=kill@40", &arguments);
+        assert_eq!(serving.wait(), None, "ended by a signal");
     }
     let mut last = cluster.serve(&arguments);
     let report = checker.finish(&Offsets::dense(&COUNTS), DEADLINE);
