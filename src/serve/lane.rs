@@ -1,4 +1,4 @@
-//! THE loop. One OS thread owns one consumer and one producer.
+//! THE loop. One OS thread owns one consumer, and what its outputs are delivered with.
 //!
 //! A turn: take what is there, read the active model once, decode into one block, predict, encode, send, and commit when due.
 //! When the producer is full, what was fetched waits and the loop goes on polling, so the group keeps the lane.
