@@ -160,7 +160,8 @@ fn lost_answers_leave_nothing_to_find() {
     else {
         return;
     };
-    const COUNTS: [u64; 4] = [10_000; 4];
+    // So many that the lanes are still at work when the last answer is lost.
+    const COUNTS: [u64; 4] = [40_000; 4];
     const TIMES: u32 = 3;
     let subject = subject(&direct, 4);
     direct.publish_iris("iris", "7");
