@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::reader::ReadContext;
 use super::settings::{Connection, REQUEST_TIMEOUT};
 use super::{Error, context, fault};
 
@@ -30,22 +31,6 @@ const FULL_RETRY: Duration = Duration::from_millis(2);
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 /// Delivery reports are taken, and the time is looked at, once for so many records.
 const RECORDS_BETWEEN_POLLS: u64 = 128;
-
-struct ReadContext;
-
-impl ClientContext for ReadContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        context::log(level, facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        context::error(&error, reason);
-    }
-
-    fn stats_raw(&self, _json: &[u8]) {}
-}
-
-impl ConsumerContext for ReadContext {}
 
 /// Which of two generations a record was sent in: the one that is being filled, or the one before, whose offsets are
 /// committed as soon as all of it is delivered.

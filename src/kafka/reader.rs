@@ -37,7 +37,8 @@ pub enum Read<'r> {
 /// What is taken at once.
 const ONE: BatchLimits = BatchLimits { records: 1, bytes: usize::MAX };
 
-struct ReadContext;
+/// Of a consumer that nobody asks about its group: logs and errors are told, statistics are not read.
+pub(super) struct ReadContext;
 
 impl ClientContext for ReadContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
