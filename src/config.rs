@@ -77,13 +77,8 @@ pub fn serve(common: &cli::Common, serve: &cli::Serve) -> Result<serve::Settings
     let selector = selector(&serve.model)?;
     let dead_letters = serve.dead_letters.clone().unwrap_or_else(|| dead_letters_of(&serve.input));
     check_topics(&serve.input, &serve.output, &dead_letters)?;
-    let profile = Profile::of(serve);
-    let commit_interval = serve.commit_interval.unwrap_or(profile.commit_interval);
-    if commit_interval.is_zero() || commit_interval > COMMIT_INTERVAL_MAX {
-        return Err(ConfigError::Relation(format!(
-            "--commit-interval {commit_interval:?}: expected more than 0 and at most {COMMIT_INTERVAL_MAX:?}"
-        )));
-    }
+    let profile = Profile::of(serve.latency, serve.throughput);
+    let commit_interval = profile.commit_interval(serve.commit_interval)?;
     if !(serve.dead_letter_share_max > 0.0 && serve.dead_letter_share_max <= 1.0) {
         let rule =
             format!("--dead-letter-share-max {}: expected more than 0 and at most 1", serve.dead_letter_share_max);
@@ -132,13 +127,25 @@ struct Profile {
 }
 
 impl Profile {
-    fn of(serve: &cli::Serve) -> Profile {
-        let (millis, linger) = match serve {
-            cli::Serve { latency: true, .. } => (10, "linger.ms=0"),
-            cli::Serve { throughput: true, .. } => (1_000, "linger.ms=20"),
-            cli::Serve { .. } => (100, "linger.ms=2"),
+    /// Of the flags `--latency` and `--throughput`.
+    fn of(latency: bool, throughput: bool) -> Profile {
+        let (millis, linger) = match (latency, throughput) {
+            (true, _) => (10, "linger.ms=0"),
+            (false, true) => (1_000, "linger.ms=20"),
+            (false, false) => (100, "linger.ms=2"),
         };
         Profile { commit_interval: Duration::from_millis(millis), linger }
+    }
+
+    /// The interval that was `given`, or the profile's.
+    fn commit_interval(&self, given: Option<Duration>) -> Result<Duration, ConfigError> {
+        let interval = given.unwrap_or(self.commit_interval);
+        if interval.is_zero() || interval > COMMIT_INTERVAL_MAX {
+            return Err(ConfigError::Relation(format!(
+                "--commit-interval {interval:?}: expected more than 0 and at most {COMMIT_INTERVAL_MAX:?}"
+            )));
+        }
+        Ok(interval)
     }
 
     /// The user's properties come after the profile's, so they win.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli;
 use crate::registry::Selector;
 
-use super::{COMMIT_INTERVAL_MAX, ConfigError, selector};
+use super::{ConfigError, Profile, selector};
 
 /// The most records of one run: the reader remembers each by a bit.
 pub const RECORDS_MAX: u64 = 1_000_000_000;
@@ -167,18 +167,8 @@ fn subject(bench: &cli::Bench) -> Result<Subject, ConfigError> {
         ));
     }
     let given = |flag: &str| bench.serve.iter().any(|given| given == flag);
-    // As `serve` decides by its profile.
-    let millis = match (given("--latency"), given("--throughput")) {
-        (true, _) => 10,
-        (false, true) => 1_000,
-        (false, false) => 100,
-    };
-    let commit_interval = bench.commit_interval.unwrap_or(Duration::from_millis(millis));
-    if commit_interval.is_zero() || commit_interval > COMMIT_INTERVAL_MAX {
-        return rule(format!(
-            "--commit-interval {commit_interval:?}: expected more than 0 and at most {COMMIT_INTERVAL_MAX:?}"
-        ));
-    }
+    let profile = Profile::of(given("--latency"), given("--throughput"));
+    let commit_interval = profile.commit_interval(bench.commit_interval)?;
     let delivery = bench.delivery.clone().unwrap_or_else(|| "exactly-once".to_owned());
     Ok(Subject::Serve { flags: bench.serve.clone(), delivery, commit_interval, lanes })
 }
