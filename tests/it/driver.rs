@@ -321,7 +321,12 @@ impl Run {
                 let Some(index) = self.choose() else { return };
                 let mut serving = self.members[index].serving.take().expect("it is up");
                 let code = serving.stop();
-                assert!(code == Some(0) || self.own.is_some() && code == Some(4), "a drain ends well: {code:?}");
+                let name = &self.members[index].name;
+                assert!(
+                    code == Some(0) || self.own.is_some() && code == Some(4),
+                    "the drain of {name} ends well, not with {code:?}: {:#?}",
+                    serving.last_words()
+                );
                 self.members[index].start_at = Some(Instant::now());
             }
             Action::Pause => {

@@ -23,6 +23,8 @@ use crate::proxy::Proxy;
 
 /// How long anything in a test may take before it has failed.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+/// How many lines of a log a failure shows.
+const LAST_LINES: usize = 12;
 
 /// The repository's root.
 pub fn root() -> &'static Path {
@@ -480,6 +482,12 @@ impl Serving {
     pub fn stop(&mut self) -> Option<i32> {
         self.signal("TERM");
         self.wait()
+    }
+
+    /// The last lines that it said: what a report that is cut still has room for.
+    pub fn last_words(&mut self) -> &[String] {
+        let log = self.drain_log();
+        &log[log.len().saturating_sub(LAST_LINES)..]
     }
 
     /// Everything that it said so far.
