@@ -71,6 +71,11 @@ pub(super) fn error(error: &KafkaError, reason: &str) {
     {
         return;
     }
+    // Said once for each attempt of each client; the log line that says why stands beside it.
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
+        return;
+    }
     tracing::warn!(target: "librdkafka", %error, "{reason}");
 }
 
