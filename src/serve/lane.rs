@@ -517,8 +517,15 @@ impl Lane {
             let committed =
                 turned.and_then(|()| self.commit(consumer)).and_then(|()| self.delivery.check_commit(consumer));
             self.observe_commits();
-            if let Err(failure) = committed {
-                self.answer_failure(failure)?;
+            match committed.map_err(|failure| self.answer_failure(failure)) {
+                Ok(()) | Err(Ok(())) => {}
+                // Its place in the group is lost, and there is no more time to join anew: as after an abort, what was not
+                // committed is read again by whoever has the partitions then.
+                Err(Err(failure)) if failure.remedy() == Remedy::Rejoin => {
+                    tracing::warn!(%failure, "the lane ends without its last commit; its records are read again");
+                    return self.delivery.abort();
+                }
+                Err(Err(failure)) => return Err(failure),
             }
         }
         self.observe_commits();
