@@ -81,6 +81,28 @@ pub struct Common {
     /// The topic that carries the artifacts' chunks.
     #[arg(long, global = true, default_value = "modelstream.artifacts", value_name = "TOPIC")]
     pub artifacts_topic: String,
+    /// A file with a public key (PEM) that records of the model log must be signed with; more than once where any one of several
+    /// will do, as while keys are changed. Without it signatures are not looked at.
+    #[arg(long, global = true, value_name = "FILE.pub")]
+    pub trusted_key: Vec<PathBuf>,
+}
+
+/// What those verbs take that write to the model log.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Signing {
+    /// The file with the private key (PEM) that the records are signed with; `modelstream keys generate` makes one.
+    #[arg(long, value_name = "FILE.key")]
+    pub signing_key: Option<PathBuf>,
+}
+
+/// What those verbs take that decide about a model.
+#[derive(Debug, Clone, Args)]
+pub struct Deciding {
+    /// Why, for those who read `models history`.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub why: String,
+    #[command(flatten)]
+    pub signing: Signing,
 }
 
 /// The brokers where none are given.
@@ -121,9 +143,12 @@ pub enum Verb {
     Serve(Box<Serve>),
     /// Score a CSV or JSON-lines file without a serving process; JSON lines on stdout.
     Predict(Predict),
-    /// Look at the model log.
+    /// Look at the model log, and decide which version is served.
     #[command(subcommand)]
     Models(Models),
+    /// Make and revoke the keys that the model log is signed with.
+    #[command(subcommand)]
+    Keys(Keys),
     /// Send a CSV or JSON-lines file to a topic.
     Produce(Produce),
     /// Print the records of a topic as they come.
@@ -219,6 +244,8 @@ pub struct Train {
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub note: String,
     #[command(flatten)]
+    pub signing: Signing,
+    #[command(flatten)]
     pub hyper: Hyper,
 }
 
@@ -286,14 +313,23 @@ pub struct Publish {
     /// A sentence for the model card.
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub note: String,
+    #[command(flatten)]
+    pub signing: Signing,
 }
 
 /// `modelstream serve`
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// The model to serve: `iris` follows the newest version, `iris:7` stays at version 7.
-    #[arg(long, value_name = "NAME[:VERSION]")]
+    /// The model to serve: `iris` follows the newest version, `iris@champion` what the alias names, `iris:7` stays at version 7.
+    #[arg(long, value_name = "NAME[:VERSION|@ALIAS]")]
     pub model: String,
+    /// The longest time that scoring one row may take: a version whose golden rows take longer is refused.
+    #[arg(long, default_value = "50ms", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub row_budget: Duration,
+    /// A directory for a copy of the last good version: where the model log cannot be read at start, that is served, and said to be
+    /// stale.
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
     /// The topic with the records to score.
     #[arg(long, value_name = "TOPIC")]
     pub input: String,
@@ -396,7 +432,7 @@ pub struct Predict {
     #[arg(long, value_name = "FILE.model", conflicts_with = "model", required_unless_present = "model")]
     pub artifact: Option<PathBuf>,
     /// Score with a version from the model log.
-    #[arg(long, value_name = "NAME[:VERSION]")]
+    #[arg(long, value_name = "NAME[:VERSION|@ALIAS]")]
     pub model: Option<String>,
     /// What the data is [default: by the file name's end; csv for stdin].
     #[arg(long, value_parser = PossibleValuesParser::new(["csv", "jsonl"]))]
@@ -417,14 +453,14 @@ pub enum Models {
     },
     /// The model card of a version.
     Show {
-        /// The newest version of a model, or the one that is named.
-        #[arg(value_name = "NAME[:VERSION]")]
+        /// The newest version of a model, or the one that is named by its number or an alias.
+        #[arg(value_name = "NAME[:VERSION|@ALIAS]")]
         model: String,
     },
     /// Write the artifact of a version to a file.
     Pull {
-        /// The newest version of a model, or the one that is named.
-        #[arg(value_name = "NAME[:VERSION]")]
+        /// The newest version of a model, or the one that is named by its number or an alias.
+        #[arg(value_name = "NAME[:VERSION|@ALIAS]")]
         model: String,
         /// The file to write [default: NAME-VERSION.model].
         #[arg(long, value_name = "FILE.model")]
@@ -433,8 +469,136 @@ pub enum Models {
     /// Put versions through the checks that a serving process makes before it serves them (exit code 7 when one fails).
     Verify {
         /// A version of the model log, or a file.
-        #[arg(value_name = "NAME[:VERSION]|FILE.model")]
+        #[arg(value_name = "NAME[:VERSION|@ALIAS]|FILE.model")]
         model: String,
+    },
+    /// Names for versions: `serve --model iris@champion` follows one.
+    #[command(subcommand)]
+    Alias(Alias),
+    /// Hold those that follow the newest version at this one.
+    Pin {
+        /// The model.
+        #[arg(value_name = "NAME")]
+        model: String,
+        /// The version.
+        #[arg(id = "number", value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
+        version: u64,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
+    /// Let those that follow the newest version have it again.
+    Unpin {
+        /// The model.
+        #[arg(value_name = "NAME")]
+        model: String,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
+    /// Give an alias back to the version that it named before.
+    Rollback {
+        /// The model.
+        #[arg(value_name = "NAME")]
+        model: String,
+        /// The alias.
+        #[arg(long, default_value = "champion", value_name = "ALIAS")]
+        alias: String,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
+    /// Forbid a version: nobody may serve it any more, and those that do fall back at once. For ever.
+    Revoke {
+        /// The model.
+        #[arg(value_name = "NAME")]
+        model: String,
+        /// The version.
+        #[arg(id = "number", value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
+        version: u64,
+        /// Why, for those who read `models history`.
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+        #[command(flatten)]
+        signing: Signing,
+    },
+    /// Who published or decided what, when and why.
+    History {
+        /// The model.
+        #[arg(value_name = "NAME")]
+        model: String,
+    },
+    /// Remove old versions from the model log, but none that an alias or a pin holds.
+    Prune {
+        /// The model.
+        #[arg(value_name = "NAME")]
+        model: String,
+        /// How many of the newest versions stay.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        keep: u32,
+        /// Only show what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
+}
+
+/// `modelstream models alias`
+#[derive(Debug, Subcommand)]
+pub enum Alias {
+    /// Let an alias name a version from now on.
+    Set {
+        /// The model.
+        #[arg(value_name = "NAME")]
+        model: String,
+        /// The alias: `champion`, `challenger`, `staging`.
+        #[arg(value_name = "ALIAS")]
+        alias: String,
+        /// The version.
+        #[arg(id = "number", value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
+        version: u64,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
+    /// Take an alias away; whoever follows it stays at the version that it named.
+    Delete {
+        /// The model.
+        #[arg(value_name = "NAME")]
+        model: String,
+        /// The alias.
+        #[arg(value_name = "ALIAS")]
+        alias: String,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
+    /// Every alias of a model, or of all.
+    List {
+        /// Only this model.
+        #[arg(long, value_name = "NAME")]
+        model: Option<String>,
+    },
+}
+
+/// `modelstream keys`
+#[derive(Debug, Subcommand)]
+pub enum Keys {
+    /// Make a key pair: `OUT.key` for those who publish, `OUT.pub` for those who serve.
+    Generate {
+        /// Where to write it, without the end.
+        #[arg(long, default_value = "modelstream", value_name = "OUT")]
+        out: PathBuf,
+    },
+    /// Say what a key is called, as `models list` and `models history` do.
+    Show {
+        /// A private or a public key.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Tell every process that follows the model log not to believe a key any more, whatever it signed.
+    Revoke {
+        /// The public key.
+        #[arg(value_name = "FILE.pub")]
+        file: PathBuf,
+        #[command(flatten)]
+        deciding: Deciding,
     },
 }
 

@@ -12,8 +12,9 @@ use crate::kafka::Connection;
 use crate::kafka::consumer::OffsetReset;
 use crate::kafka::settings::PropertyError;
 use crate::pipeline::{AvroFraming, InputFormat, OutputFormat};
-use crate::registry::state::SelectorError;
-use crate::registry::{Selector, Topics};
+use crate::registry::selector::SelectorError;
+use crate::registry::trust::{KeyError, PublicKey, SigningKey};
+use crate::registry::{Author, Selector, Topics, Trust};
 use crate::serve::LaneSettings;
 use crate::serve::delivery::CommitLimits;
 use crate::serve::output::headers::Convention;
@@ -25,6 +26,8 @@ pub const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(60);
 pub const STALL_TIMEOUT_MIN: Duration = Duration::from_secs(15);
 /// The largest schema file that is read.
 const SCHEMA_BYTES_MAX: u64 = 1024 * 1024;
+/// The largest key file that is read: a key has some hundred bytes.
+const KEY_BYTES_MAX: u64 = 64 * 1024;
 
 /// A setting that does not fit, with the rule that it breaks.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +42,10 @@ pub enum ConfigError {
     Address { address: String, reason: String },
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: std::io::Error },
+    #[error("{path} has {bytes} bytes, the limit is {limit}: is it the right file?")]
+    TooLarge { path: PathBuf, bytes: u64, limit: u64 },
+    #[error("{path}: {source}")]
+    Key { path: PathBuf, source: KeyError },
     #[error("{path} is no Avro schema that fits: {reason}")]
     Schema { path: PathBuf, reason: String },
 }
@@ -51,12 +58,44 @@ pub fn connection(common: &cli::Common) -> Result<Connection, ConfigError> {
     Ok(Connection::new(common.brokers(), &common.properties)?)
 }
 
-/// The model log's topics.
-pub fn topics(common: &cli::Common) -> Topics {
-    Topics { models: common.models_topic.clone(), artifacts: common.artifacts_topic.clone() }
+/// The model log's topics, and the keys that are trusted.
+///
+/// # Errors
+/// When a key cannot be read.
+pub fn topics(common: &cli::Common) -> Result<Topics, ConfigError> {
+    let keys: Result<Vec<PublicKey>, ConfigError> = common.trusted_key.iter().map(|path| public_key(path)).collect();
+    let (models, artifacts) = (common.models_topic.clone(), common.artifacts_topic.clone());
+    Ok(Topics { models, artifacts, trust: Trust::new(keys?) })
 }
 
-/// Reads a `NAME[:VERSION]`.
+/// Reads a public key.
+///
+/// # Errors
+/// When the file cannot be read or holds none.
+pub fn public_key(path: &Path) -> Result<PublicKey, ConfigError> {
+    let text = small_file(path, KEY_BYTES_MAX)?;
+    PublicKey::from_pem(&text).map_err(|source| ConfigError::Key { path: path.to_owned(), source })
+}
+
+/// Reads a private key.
+///
+/// # Errors
+/// When the file cannot be read or holds none.
+pub fn private_key(path: &Path) -> Result<SigningKey, ConfigError> {
+    let text = small_file(path, KEY_BYTES_MAX)?;
+    SigningKey::from_pem(&text).map_err(|source| ConfigError::Key { path: path.to_owned(), source })
+}
+
+/// Who writes to the model log: `name` is `user@host`.
+///
+/// # Errors
+/// When the signing key cannot be read.
+pub fn author(signing: &cli::Signing, name: String) -> Result<Author, ConfigError> {
+    let key = signing.signing_key.as_deref().map(private_key).transpose()?;
+    Ok(Author { name, key })
+}
+
+/// Reads a `NAME[:VERSION|@ALIAS]`.
 ///
 /// # Errors
 /// When it is none.
@@ -109,8 +148,10 @@ pub fn serve(common: &cli::Common, serve: &cli::Serve) -> Result<serve::Settings
     };
     Ok(serve::Settings {
         connection: profile.connection(common)?,
-        topics: topics(common),
+        topics: topics(common)?,
         selector,
+        row_budget: serve.row_budget,
+        cache: serve.cache.clone(),
         lanes: usize::from(serve.lanes),
         lane,
         input_format: input_format(serve)?,
@@ -271,11 +312,15 @@ pub fn address(text: &str) -> Result<SocketAddr, ConfigError> {
 /// # Errors
 /// When the file cannot be read or is too large to be a schema.
 pub fn read_schema(path: &Path) -> Result<String, ConfigError> {
+    small_file(path, SCHEMA_BYTES_MAX)
+}
+
+/// Reads a text file of at most `limit` bytes.
+fn small_file(path: &Path, limit: u64) -> Result<String, ConfigError> {
     let failed = |source| ConfigError::Read { path: path.to_owned(), source };
     let bytes = std::fs::metadata(path).map_err(failed)?.len();
-    if bytes > SCHEMA_BYTES_MAX {
-        let reason = format!("it has {bytes} bytes, the limit is {SCHEMA_BYTES_MAX}");
-        return Err(ConfigError::Schema { path: path.to_owned(), reason });
+    if bytes > limit {
+        return Err(ConfigError::TooLarge { path: path.to_owned(), bytes, limit });
     }
     std::fs::read_to_string(path).map_err(failed)
 }

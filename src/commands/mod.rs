@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod dead_letters;
 pub mod demo;
+pub mod keys;
 pub mod models;
 pub mod pass_through;
 pub mod predict;
@@ -73,6 +74,7 @@ impl Error {
             | Error::Registry(registry::Error::Kafka(error))
             | Error::Serve(crate::serve::Error::Kafka(error)) => kafka_exit_code(error),
             Error::Registry(registry::Error::Refused { .. }) | Error::Refused { .. } => exit::REFUSED,
+            Error::Registry(registry::Error::Outrun(_)) => exit::FENCED,
             Error::CheckFailed(_) | Error::Train(crate::train::Error::BelowTheBar(_)) => exit::CHECK_FAILED,
             Error::Serve(crate::serve::Error::Stalled { .. }) => exit::STALLED,
             Error::Registry(_) | Error::Serve(_) | Error::Train(_) | Error::Io { .. } | Error::Data(_) => 1,
@@ -107,6 +109,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Verb::Serve(serve) => serve::run(common, &serve),
         Verb::Predict(predict) => predict::run(common, &predict),
         Verb::Models(models) => models::run(common, &models),
+        Verb::Keys(keys) => keys::run(common, &keys),
         Verb::Produce(produce) => produce::run(common, &produce),
         Verb::Tail(tail) => tail::run(common, &tail),
         Verb::DeadLetters(dead_letters) => dead_letters::run(common, &dead_letters),

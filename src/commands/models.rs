@@ -1,5 +1,11 @@
 //! `modelstream models`
 
+mod steer;
+
+pub(super) use steer::show as show_decision;
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,10 +15,12 @@ use crate::cli::{self, Models};
 use crate::config;
 use crate::kafka::Connection;
 use crate::model::signature::{CategoryRule, FeatureKind};
-use crate::model::{Artifact, Digest, Manifest};
+use crate::model::{Artifact, Digest, Manifest, Refusal};
+use crate::registry::decide::Wish;
 use crate::registry::follow::{FetchError, fetch_artifact, read_state};
-use crate::registry::state::Entry;
-use crate::registry::{self, Topics};
+use crate::registry::state::{Entry, Steering};
+use crate::registry::stored::StoredArtifact;
+use crate::registry::{self, State, Topics};
 
 use super::publish::read_artifact;
 use super::{Error, print};
@@ -22,7 +30,8 @@ use super::{Error, print};
 /// # Errors
 /// When the model log cannot be read, or a version is not there or is refused.
 pub fn run(common: &cli::Common, models: &Models) -> Result<(), Error> {
-    let (connection, topics) = (config::connection(common)?, config::topics(common));
+    let (connection, topics) = (config::connection(common)?, config::topics(common)?);
+    let log = (&connection, &topics);
     match models {
         Models::List { model } => list(common, &connection, &topics, model.as_deref()),
         Models::Show { model } => show(common, &find(&connection, &topics, model)?),
@@ -31,6 +40,23 @@ pub fn run(common: &cli::Common, models: &Models) -> Result<(), Error> {
             pull(common, &connection, &topics, &manifest, out.as_deref())
         }
         Models::Verify { model } => verify(common, &connection, &topics, model),
+        Models::Alias(alias) => steer::alias(common, log, alias),
+        Models::Pin { model, version, deciding } => {
+            steer::make(common, log, model, &Wish::Pin(*version), &deciding.why, &deciding.signing)
+        }
+        Models::Unpin { model, deciding } => {
+            steer::make(common, log, model, &Wish::Unpin, &deciding.why, &deciding.signing)
+        }
+        Models::Rollback { model, alias, deciding } => {
+            steer::make(common, log, model, &Wish::RollBack(alias.clone()), &deciding.why, &deciding.signing)
+        }
+        Models::Revoke { model, version, why, signing } => {
+            steer::make(common, log, model, &Wish::Revoke(*version), why, signing)
+        }
+        Models::History { model } => steer::history(common, log, model),
+        Models::Prune { model, keep, dry_run, deciding } => {
+            steer::remove_old(common, log, model, *keep, *dry_run, deciding)
+        }
     }
 }
 
@@ -41,41 +67,78 @@ pub(super) fn find(connection: &Connection, topics: &Topics, model: &str) -> Res
 
 fn list(common: &cli::Common, connection: &Connection, topics: &Topics, only: Option<&str>) -> Result<(), Error> {
     let state = read_state(connection, topics)?;
-    let wanted = state.models().filter(|(name, _)| only.is_none_or(|only| only == *name));
-    let versions: Vec<(&str, u64, &Entry)> = wanted
-        .flat_map(|(name, versions)| versions.iter().map(move |(version, entry)| (name, *version, entry)))
-        .collect();
-    if common.json {
-        return versions.iter().try_for_each(|(name, version, entry)| print::json(&summary(name, *version, entry)));
-    }
-    let mut table = print::table(&["model", "version", "algorithm", "score", "bytes", "published", "by", "digest"]);
-    for (name, version, entry) in versions {
-        match entry {
-            Entry::Manifest(manifest) => table.add_row([
-                name.to_owned(),
-                version.to_string(),
-                manifest.algorithm.clone(),
-                score(manifest),
-                manifest.artifact_bytes.to_string(),
-                published_at(manifest),
-                manifest.published_by.clone(),
-                manifest.digest.to_string()[..12].to_owned(),
-            ]),
-            Entry::Refused(refusal) => {
-                table.add_row([name.to_owned(), version.to_string(), format!("refused: {}", refusal.reason())])
+    let mut table = print::table(&[
+        "model",
+        "version",
+        "state",
+        "algorithm",
+        "score",
+        "bytes",
+        "published",
+        "by",
+        "signed",
+        "digest",
+    ]);
+    for (name, versions) in state.models().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+        let steering = state.steering(name);
+        for (version, entry) in versions {
+            if common.json {
+                print::json(&summary(&state, &steering, name, *version, entry))?;
+            } else {
+                table.add_row(row(&state, &steering, name, *version, entry));
             }
-        };
+        }
     }
-    print::line(&table.trim_fmt())
+    if common.json { Ok(()) } else { print::line(&table.trim_fmt()) }
 }
 
-fn summary(name: &str, version: u64, entry: &Entry) -> Value {
-    match entry {
+/// What holds for a version beside what its manifest says: refused, revoked, pinned, the aliases that name it.
+fn marks(steering: &Steering, version: u64, entry: &Entry) -> Vec<String> {
+    let mut marks = Vec::new();
+    if let Entry::Refused(refusal) = entry {
+        marks.push(format!("refused: {}", refusal.reason()));
+    }
+    if steering.revoked.contains_key(&version) {
+        marks.push("revoked".to_owned());
+    }
+    if steering.pin == Some(version) {
+        marks.push("pinned".to_owned());
+    }
+    let aliases = steering.aliases.iter().filter(|(_, named)| named.last() == Some(&version));
+    marks.extend(aliases.map(|(alias, _)| format!("@{alias}")));
+    marks
+}
+
+fn row(state: &State, steering: &Steering, name: &str, version: u64, entry: &Entry) -> Vec<String> {
+    let mut row = vec![name.to_owned(), version.to_string(), marks(steering, version, entry).join(", ")];
+    if let Entry::Manifest(manifest) = entry {
+        let signed = state.signed_by(name, version).map(ToString::to_string).unwrap_or_default();
+        row.extend([
+            print::plain(&manifest.algorithm),
+            score(manifest),
+            manifest.artifact_bytes.to_string(),
+            time(manifest.published_at_ms),
+            print::plain(&manifest.published_by),
+            signed,
+            manifest.digest.to_string()[..12].to_owned(),
+        ]);
+    }
+    row
+}
+
+fn summary(state: &State, steering: &Steering, name: &str, version: u64, entry: &Entry) -> Value {
+    let mut summary = match entry {
         Entry::Manifest(manifest) => card(manifest),
         Entry::Refused(refusal) => {
             json!({"model": name, "version": version, "refused": refusal.reason(), "why": refusal.to_string()})
         }
-    }
+    };
+    let aliases = steering.aliases.iter().filter(|(_, named)| named.last() == Some(&version));
+    summary["aliases"] = aliases.map(|(alias, _)| alias.as_str()).collect();
+    summary["pinned"] = (steering.pin == Some(version)).into();
+    summary["revoked"] = steering.revoked.get(&version).map(String::as_str).into();
+    summary["signed_by"] = state.signed_by(name, version).map(ToString::to_string).into();
+    summary
 }
 
 /// The one number that says most: accuracy of a classification, R² of a regression.
@@ -84,8 +147,9 @@ fn score(manifest: &Manifest) -> String {
     metric("accuracy").or_else(|| metric("r2")).unwrap_or_else(|| "not evaluated".to_owned())
 }
 
-fn published_at(manifest: &Manifest) -> String {
-    let millis = u64::try_from(manifest.published_at_ms).unwrap_or(0);
+/// A time of the model log, in milliseconds since the Unix epoch.
+fn time(millis: i64) -> String {
+    let millis = u64::try_from(millis).unwrap_or(0);
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis)).to_string()
 }
 
@@ -113,9 +177,11 @@ fn card(manifest: &Manifest) -> Value {
         "test_rows": manifest.evaluation.test_rows,
         "metrics": manifest.evaluation.metrics,
         "confusion_matrix": manifest.evaluation.confusion_matrix,
-        "published_at": published_at(manifest),
+        "published_at": time(manifest.published_at_ms),
         "published_by": manifest.published_by,
         "note": manifest.note,
+        "sequence": manifest.sequence,
+        "stored_bytes": manifest.stored_bytes(),
     })
 }
 
@@ -140,9 +206,10 @@ fn show(common: &cli::Common, manifest: &Manifest) -> Result<(), Error> {
     };
     field("algorithm", &format!("{} ({})", manifest.algorithm, parameters.join(", ")));
     field("digest", &manifest.digest.to_string());
-    field("size", &format!("{} bytes in {} chunks", manifest.artifact_bytes, manifest.chunks.count));
-    field("published", &format!("{} by {}", published_at(manifest), manifest.published_by));
-    field("note", &manifest.note);
+    let (bytes, stored, chunks) = (manifest.artifact_bytes, manifest.stored_bytes(), manifest.chunks.count);
+    field("size", &format!("{bytes} bytes, stored as {stored} in {chunks} chunks"));
+    field("published", &format!("{} by {}", time(manifest.published_at_ms), print::plain(&manifest.published_by)));
+    field("note", &print::plain(&manifest.note));
     field("predicts", &format!("{} {}", manifest.signature.target.name, manifest.signature.target.classes.join(", ")));
     let evaluation = &manifest.evaluation;
     field("rows", &format!("{} to fit, {} to evaluate", evaluation.train_rows, evaluation.test_rows));
@@ -185,14 +252,34 @@ fn confusion_table(manifest: &Manifest) -> String {
     format!("\n{}\n", table.trim_fmt())
 }
 
-pub(super) fn fetch(connection: &Connection, topics: &Topics, manifest: &Manifest) -> Result<Vec<u8>, Error> {
-    fetch_artifact(connection, topics, manifest).map_err(|error| match error {
+/// Fetches an artifact, with a progress bar.
+///
+/// # Errors
+/// When it is not there as its manifest says, or Kafka fails.
+pub(super) fn fetch(connection: &Connection, topics: &Topics, manifest: &Manifest) -> Result<StoredArtifact, Error> {
+    let bar = print::progress(Some(manifest.stored_bytes()), "bytes");
+    let fetched = fetch_artifact(connection, topics, manifest, |bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    fetched.map_err(|error| match error {
         FetchError::Kafka(error) => error.into(),
-        FetchError::Refused(refusal) => {
-            let (model, version) = (manifest.model.clone(), manifest.version);
-            registry::Error::Refused { model, version, refusal }.into()
-        }
+        FetchError::Refused(refusal) => refused(manifest)(refusal),
     })
+}
+
+/// As [`fetch`], the artifact's bytes.
+///
+/// # Errors
+/// As [`fetch`].
+pub(super) fn fetch_bytes(connection: &Connection, topics: &Topics, manifest: &Manifest) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let written = fetch(connection, topics, manifest)?.write_to(&mut bytes).map_err(refused(manifest))?;
+    written.map_err(|source| Error::Io { doing: "decompressing the artifact".to_owned(), source })?;
+    Ok(bytes)
+}
+
+fn refused(manifest: &Manifest) -> impl Fn(Refusal) -> Error + use<> {
+    let (model, version) = (manifest.model.clone(), manifest.version);
+    move |refusal| registry::Error::Refused { model: model.clone(), version, refusal }.into()
 }
 
 fn pull(
@@ -204,28 +291,31 @@ fn pull(
 ) -> Result<(), Error> {
     let default = format!("{}-{}.model", manifest.model, manifest.version);
     let path = out.unwrap_or(Path::new(&default));
-    let bytes = fetch(connection, topics, manifest)?;
-    std::fs::write(path, &bytes)
-        .map_err(|source| Error::Io { doing: format!("writing {}", path.display()), source })?;
+    let stored = fetch(connection, topics, manifest)?;
+    let failed = |source| Error::Io { doing: format!("writing {}", path.display()), source };
+    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+    stored.write_to(&mut file).map_err(refused(manifest))?.and_then(|()| file.flush()).map_err(failed)?;
+    let bytes = manifest.artifact_bytes;
     if common.json {
-        return print::json(&json!({"file": path, "bytes": bytes.len(), "digest": manifest.digest.to_string()}));
+        return print::json(&json!({"file": path, "bytes": bytes, "digest": manifest.digest.to_string()}));
     }
-    print::line(&format!("{}: {} bytes, digest {}", path.display(), bytes.len(), manifest.digest))
+    print::line(&format!("{}: {bytes} bytes, digest {}", path.display(), manifest.digest))
 }
 
 /// What a server does before it serves a version, told.
 fn verify(common: &cli::Common, connection: &Connection, topics: &Topics, model: &str) -> Result<(), Error> {
     let path = Path::new(model);
-    let bytes = if path.is_file() {
-        read_artifact(path)?
-    } else {
-        fetch(connection, topics, &find(connection, topics, model)?)?
-    };
-    let digest = Digest::of(&bytes);
     let refused = |refusal| Error::Refused { what: model.to_owned(), refusal };
-    let artifact = Artifact::decode(&bytes).map_err(refused)?;
-    let golden_rows = artifact.golden_rows.len();
-    artifact.into_model().map_err(refused)?;
+    let (digest, artifact) = if path.is_file() {
+        let bytes = read_artifact(path)?;
+        (Digest::of(&bytes), Artifact::decode(&bytes).map_err(refused)?)
+    } else {
+        let manifest = find(connection, topics, model)?;
+        (manifest.digest, fetch(connection, topics, &manifest)?.artifact().map_err(refused)?)
+    };
+    let unproven = artifact.compile().map_err(refused)?;
+    let golden_rows = unproven.golden_rows();
+    unproven.prove().map_err(refused)?;
     if common.json {
         let digest = digest.to_string();
         return print::json(&json!({"model": model, "digest": digest, "golden_rows": golden_rows, "verified": true}));

@@ -10,9 +10,8 @@ use crate::cli;
 use crate::config;
 use crate::model::{Artifact, Digest};
 use crate::pipeline::{CsvColumns, InputFormat, Outcome, OutputFormat, Scorer, ServedModel};
-use crate::registry;
-use crate::registry::follow::{FetchError, fetch_artifact, read_state};
 
+use super::models;
 use super::publish::read_artifact;
 use super::rows::{self, Columns, DataFormat};
 use super::{Error, print};
@@ -70,31 +69,28 @@ fn score_table(path: &Path, output: &mut Output) -> Result<(), Error> {
 }
 
 fn load(common: &cli::Common, predict: &cli::Predict, input: &InputFormat) -> Result<ServedModel, Error> {
-    let (name, version, bytes) = match (&predict.artifact, &predict.model) {
+    let refused = |what: &str| {
+        let what = what.to_owned();
+        move |refusal| Error::Refused { what, refusal }
+    };
+    let (name, version, digest, artifact) = match (&predict.artifact, &predict.model) {
         (Some(path), _) => {
             let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-            (name, 0, read_artifact(path)?)
+            let bytes = read_artifact(path)?;
+            let artifact = Artifact::decode(&bytes).map_err(refused(&name))?;
+            (name, 0, Digest::of(&bytes), artifact)
         }
         (None, model) => {
-            let (connection, topics) = (config::connection(common)?, config::topics(common));
-            let selector = config::selector(model.as_deref().unwrap_or_default())?;
-            let state = read_state(&connection, &topics)?;
-            let manifest = state.find(&selector)?;
-            let bytes = fetch_artifact(&connection, &topics, manifest).map_err(|error| match error {
-                FetchError::Kafka(error) => Error::Kafka(error),
-                FetchError::Refused(refusal) => {
-                    let (model, version) = (manifest.model.clone(), manifest.version);
-                    registry::Error::Refused { model, version, refusal }.into()
-                }
-            })?;
-            (manifest.model.clone(), manifest.version, bytes)
+            let (connection, topics) = (config::connection(common)?, config::topics(common)?);
+            let manifest = models::find(&connection, &topics, model.as_deref().unwrap_or_default())?;
+            let artifact =
+                models::fetch(&connection, &topics, &manifest)?.artifact().map_err(refused(&manifest.model))?;
+            (manifest.model, manifest.version, manifest.digest, artifact)
         }
     };
-    let digest = Digest::of(&bytes);
-    let refused = |refusal| Error::Refused { what: name.clone(), refusal };
-    let model = Artifact::decode(&bytes).and_then(Artifact::into_model).map_err(refused)?;
+    let model = artifact.into_model().map_err(refused(&name))?;
     let output = OutputFormat::Json { probabilities: true };
-    ServedModel::new(name.as_str(), version, model, digest, input, &output).map_err(refused)
+    ServedModel::new(name.as_str(), version, model, digest, input, &output).map_err(refused(&name))
 }
 
 /// Scores batches onto stdout.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::cli;
 use crate::config;
 use crate::model::artifact::ARTIFACT_BYTES_MAX;
-use crate::registry::publish::{Published, Request, publish};
+use crate::registry::publish::{Published, Request, Source, publish};
 
 use super::{Error, print};
 
@@ -46,26 +46,31 @@ impl Report {
 /// # Errors
 /// When the file cannot be read or published.
 pub fn run(common: &cli::Common, publish: &cli::Publish) -> Result<(), Error> {
-    let bytes = read_artifact(&publish.file)?;
-    let published = publish_bytes(common, &publish.model, publish.as_version, &bytes, &publish.note)?;
+    let size = check_size(&publish.file)?;
+    let request = Request {
+        model: &publish.model,
+        version: publish.as_version,
+        source: Source::File(&publish.file),
+        note: publish.note.clone(),
+    };
+    let published = publish_with_bar(common, &publish.signing, &request, size)?;
     let report = Report::new(&published);
     if common.json { print::json(&report) } else { print::line(&report.text()) }
 }
 
-/// Publishes an artifact's bytes with a progress bar.
+/// Publishes with a progress bar over the artifact's `bytes`.
 ///
 /// # Errors
-/// When they cannot be published.
-pub fn publish_bytes(
+/// When it cannot be published.
+pub fn publish_with_bar(
     common: &cli::Common,
-    model: &str,
-    version: Option<u64>,
-    bytes: &[u8],
-    note: &str,
+    signing: &cli::Signing,
+    request: &Request<'_>,
+    bytes: u64,
 ) -> Result<Published, Error> {
-    let request = Request { model, version, bytes, published_by: who(), note: note.to_owned() };
-    let bar = print::progress(Some(bytes.len() as u64), "bytes");
-    let published = publish(&config::connection(common)?, &config::topics(common), &request, |sent| {
+    let author = config::author(signing, who())?;
+    let bar = print::progress(Some(bytes), "bytes");
+    let published = publish(&config::connection(common)?, &config::topics(common)?, &author, request, |sent| {
         bar.inc(sent as u64);
     });
     bar.finish_and_clear();
@@ -77,17 +82,23 @@ pub fn publish_bytes(
 /// # Errors
 /// When it cannot be read or is too large.
 pub fn read_artifact(path: &Path) -> Result<Vec<u8>, Error> {
+    check_size(path)?;
+    std::fs::read(path).map_err(|source| Error::Io { doing: format!("reading {}", path.display()), source })
+}
+
+/// The size of a model file, in bytes.
+fn check_size(path: &Path) -> Result<u64, Error> {
     let failed = |source| Error::Io { doing: format!("reading {}", path.display()), source };
     let size = std::fs::metadata(path).map_err(failed)?.len();
     if size > ARTIFACT_BYTES_MAX as u64 {
         let limit = ARTIFACT_BYTES_MAX;
         return Err(Error::Data(format!("{} has {size} bytes, a model has at most {limit}", path.display())));
     }
-    std::fs::read(path).map_err(failed)
+    Ok(size)
 }
 
 /// `user@host`, as far as the environment tells.
-fn who() -> String {
+pub(super) fn who() -> String {
     let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".to_owned());
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{user}@{}", if host.trim().is_empty() { "unknown" } else { host.trim() })

@@ -7,12 +7,13 @@ use serde::Serialize;
 use crate::cli;
 use crate::model::Digest;
 use crate::model::signature::{CategoryRule, Encoding};
+use crate::registry::publish::{Request, Source};
 use crate::train::dataset::ReadSettings;
 use crate::train::estimator::{Algorithm, Criterion, HyperParameters, MaxFeatures};
 use crate::train::evaluate::{Report, Requirement};
 use crate::train::{self, Settings, Task, Trained, train};
 
-use super::publish::publish_bytes;
+use super::publish::publish_with_bar;
 use super::{Error, print, rows};
 
 /// What a training prints as JSON.
@@ -51,7 +52,9 @@ pub fn run(common: &cli::Common, train: &cli::Train) -> Result<(), Error> {
     }
     let published = match &train.model {
         Some(model) if train.publish => {
-            let published = publish_bytes(common, model, None, &bytes, &train.note)?;
+            let source = Source::Bytes(&bytes);
+            let request = Request { model, version: None, source, note: train.note.clone() };
+            let published = publish_with_bar(common, &train.signing, &request, bytes.len() as u64)?;
             Some(super::publish::Report::new(&published))
         }
         _ => None,

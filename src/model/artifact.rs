@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::BufRead;
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::avro::{self, Format};
+use super::verify::GOLDEN_ROWS_MIN;
 use super::{Model, Predictor, Refusal, Signature};
 
 /// The format number that this binary writes, and the newest that it reads.
@@ -92,6 +94,11 @@ impl Digest {
         Digest(sha2::Sha256::digest(bytes).into())
     }
 
+    /// What takes the digest of bytes that come one after another.
+    pub fn hasher() -> DigestHasher {
+        DigestHasher(sha2::Digest::new())
+    }
+
     /// Reads the 64 hexadecimal digits; `None` for anything else.
     pub fn parse(text: &str) -> Option<Digest> {
         let mut bytes = [0; 32];
@@ -103,6 +110,22 @@ impl Digest {
             *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
         }
         Some(Digest(bytes))
+    }
+}
+
+/// Takes the digest of bytes that come one after another.
+#[derive(Clone, Default)]
+pub struct DigestHasher(sha2::Sha256);
+
+impl DigestHasher {
+    /// Takes the next bytes in.
+    pub fn update(&mut self, bytes: &[u8]) {
+        sha2::Digest::update(&mut self.0, bytes);
+    }
+
+    /// The digest of all of them.
+    pub fn finish(self) -> Digest {
+        Digest(sha2::Digest::finalize(self.0).into())
     }
 }
 
@@ -142,23 +165,63 @@ impl Artifact {
     /// A [`Refusal`] when the bytes are too many, are no artifact, are of a newer format, or hold lists beyond the limits.
     pub fn decode(bytes: &[u8]) -> Result<Artifact, Refusal> {
         within("the artifact's size in bytes", bytes.len(), ARTIFACT_BYTES_MAX)?;
-        let artifact: Artifact = AVRO.decode(bytes)?;
+        Artifact::read(|| Ok(bytes))
+    }
+
+    /// As [`Artifact::decode`], from a source that is read twice and holds at most [`ARTIFACT_BYTES_MAX`] bytes, so that a large
+    /// artifact's bytes need not be in memory beside what they say.
+    ///
+    /// # Errors
+    /// As [`Artifact::decode`]; also when the source cannot be read.
+    pub fn read<R: BufRead>(open: impl Fn() -> std::io::Result<R>) -> Result<Artifact, Refusal> {
+        let artifact: Artifact = AVRO.read(open)?;
         if artifact.format != FORMAT {
-            let number = format!("number {}", artifact.format);
-            return Err(Refusal::NewerFormat { what: "artifact", fingerprint: number });
+            return Err(Refusal::newer("artifact", format!("number {}", artifact.format)));
         }
         within("the number of golden rows", artifact.golden_rows.len(), GOLDEN_ROWS_MAX)?;
         Ok(artifact)
     }
 
-    /// Verifies the structure and the golden rows; what comes back may score records.
+    /// Verifies the structure, compiles the model and proves it; what comes back may score records.
     ///
     /// # Errors
     /// The [`Refusal`] of the first check that fails.
     pub fn into_model(self) -> Result<Model, Refusal> {
-        let model = Model::new(self.signature, self.predictor)?;
-        super::verify::golden_rows(&model, &self.golden_rows)?;
-        Ok(model)
+        self.compile()?.prove()
+    }
+
+    /// Verifies the structure and compiles the model.
+    ///
+    /// # Errors
+    /// The [`Refusal`] of the first check that fails.
+    pub fn compile(self) -> Result<Unproven, Refusal> {
+        if self.golden_rows.len() < GOLDEN_ROWS_MIN {
+            return Err(Refusal::FewGoldenRows { actual: self.golden_rows.len() });
+        }
+        Ok(Unproven { model: Model::new(self.signature, self.predictor)?, golden_rows: self.golden_rows })
+    }
+}
+
+/// A model that has yet to reproduce its golden rows.
+#[derive(Debug)]
+pub struct Unproven {
+    model: Model,
+    golden_rows: Vec<GoldenRow>,
+}
+
+impl Unproven {
+    /// The number of golden rows.
+    pub fn golden_rows(&self) -> usize {
+        self.golden_rows.len()
+    }
+
+    /// Reproduces the golden rows; what comes back may score records.
+    ///
+    /// # Errors
+    /// [`Refusal::Golden`] for the first row that comes out otherwise.
+    pub fn prove(self) -> Result<Model, Refusal> {
+        super::verify::golden_rows(&self.model, &self.golden_rows)?;
+        Ok(self.model)
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod bounds;
 
+use std::io::BufRead;
 use std::sync::Once;
 
 use apache_avro::Schema;
@@ -24,23 +25,41 @@ const MARKER: [u8; 2] = [0xC3, 0x01];
 /// Marker and fingerprint.
 const HEADER_BYTES: usize = 10;
 
-/// A schema of ours, with its frame.
+/// A schema of ours, those that it replaced, and their frames.
 pub(super) struct Format {
+    /// The newest first: what is written is written with it.
+    schemas: Vec<Framed>,
+    /// What is framed: `artifact`, `manifest`.
+    what: &'static str,
+}
+
+struct Framed {
     schema: Schema,
     shape: Shape,
     header: [u8; HEADER_BYTES],
-    /// What is framed: `artifact`, `manifest`.
-    what: &'static str,
+}
+
+impl Framed {
+    fn new(schema: &str) -> Framed {
+        let schema = Schema::parse_str(schema).expect("our schemas are valid, which a test proves");
+        let mut header = [0; HEADER_BYTES];
+        header[..2].copy_from_slice(&MARKER);
+        header[2..].copy_from_slice(&schema.fingerprint::<Rabin>().bytes);
+        Framed { shape: Shape::of(&schema), schema, header }
+    }
 }
 
 impl Format {
     /// Parses one of the schemas under `schemas/`.
     pub(super) fn new(schema: &str, what: &'static str) -> Format {
-        let schema = Schema::parse_str(schema).expect("our schemas are valid, which a test proves");
-        let mut header = [0; HEADER_BYTES];
-        header[..2].copy_from_slice(&MARKER);
-        header[2..].copy_from_slice(&schema.fingerprint::<Rabin>().bytes);
-        Format { shape: Shape::of(&schema), schema, header, what }
+        Format { schemas: vec![Framed::new(schema)], what }
+    }
+
+    /// As [`Format::new`], for a schema that replaced others. A datum is read with the schema that it was written with; what a
+    /// former one does not have, serde's defaults fill in.
+    pub(super) fn with_former(schema: &str, former: &[&str], what: &'static str) -> Format {
+        let schemas = std::iter::once(&schema).chain(former).map(|schema| Framed::new(schema)).collect();
+        Format { schemas, what }
     }
 
     /// The frame and the datum.
@@ -49,8 +68,9 @@ impl Format {
     /// [`Refusal::Undecodable`] when the value does not fit the schema.
     pub(super) fn encode(&self, value: &impl Serialize) -> Result<Vec<u8>, Refusal> {
         let broken = |error: apache_avro::Error| Refusal::Undecodable(format!("the {}: {error}", self.what));
-        let mut bytes = self.header.to_vec();
-        let writer = GenericDatumWriter::builder(&self.schema).build().map_err(broken)?;
+        let newest = &self.schemas[0];
+        let mut bytes = newest.header.to_vec();
+        let writer = GenericDatumWriter::builder(&newest.schema).build().map_err(broken)?;
         writer.write_ser(&mut bytes, value).map_err(broken)?;
         Ok(bytes)
     }
@@ -58,29 +78,57 @@ impl Format {
     /// Reads a framed datum that fills `bytes` exactly.
     ///
     /// # Errors
-    /// [`Refusal::ForeignFormat`] for formats of others that we know by name, [`Refusal::NewerFormat`] for the frame of a
-    /// schema that this binary does not have, [`Refusal::Undecodable`] for everything else.
+    /// As [`Format::read`].
     pub(super) fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, Refusal> {
-        let Some((header, mut datum)) = bytes.split_at_checked(HEADER_BYTES) else {
-            return Err(Refusal::Undecodable(format!("{} bytes are too few for a {}", bytes.len(), self.what)));
-        };
-        if header[..2] != MARKER {
-            return Err(
-                foreign(bytes).unwrap_or_else(|| Refusal::Undecodable(format!("this is no modelstream {}", self.what)))
-            );
-        }
-        if header != self.header {
-            return Err(Refusal::NewerFormat { what: self.what, fingerprint: hex(&header[2..]) });
-        }
-        self.shape.check(datum, self.what)?;
+        self.read(|| Ok(bytes))
+    }
+
+    /// Reads a framed datum from a source that holds nothing else: twice, because it is checked first and decoded then. So memory
+    /// for the bytes themselves is not needed.
+    ///
+    /// # Errors
+    /// [`Refusal::ForeignFormat`] for formats of others that we know by name, [`Refusal::NewerFormat`] for the frame of a
+    /// schema that this binary does not have, [`Refusal::Undecodable`] for everything else, a source that cannot be read
+    /// included.
+    pub(super) fn read<T: DeserializeOwned, R: BufRead>(
+        &self,
+        open: impl Fn() -> std::io::Result<R>,
+    ) -> Result<T, Refusal> {
+        let unreadable = |error: std::io::Error| Refusal::Undecodable(format!("the {}: {error}", self.what));
+        let mut source = open().map_err(unreadable)?;
+        let framed = self.framed(&mut source)?;
+        framed.shape.check(source, self.what)?;
         limit_allocation();
+        let mut source = open().map_err(unreadable)?;
+        source.read_exact(&mut [0; HEADER_BYTES]).map_err(unreadable)?;
         let broken = |error: apache_avro::Error| Refusal::Undecodable(format!("the {}: {error}", self.what));
-        let reader = GenericDatumReader::builder(&self.schema).build().map_err(broken)?;
-        let value = reader.read_deser(&mut datum).map_err(broken)?;
-        match datum.len() {
-            0 => Ok(value),
-            rest => Err(Refusal::Undecodable(format!("{rest} bytes stand behind the {}", self.what))),
+        let reader = GenericDatumReader::builder(&framed.schema).build().map_err(broken)?;
+        let value = reader.read_deser(&mut source).map_err(broken)?;
+        match source.fill_buf().map_err(unreadable)? {
+            [] => Ok(value),
+            _ => Err(Refusal::Undecodable(format!("bytes stand behind the {}", self.what))),
         }
+    }
+
+    /// Reads the frame's header and finds its schema.
+    fn framed(&self, source: &mut impl BufRead) -> Result<&Framed, Refusal> {
+        let mut start = Vec::with_capacity(HEADER_BYTES);
+        while start.len() < HEADER_BYTES {
+            let there =
+                source.fill_buf().map_err(|error| Refusal::Undecodable(format!("the {}: {error}", self.what)))?;
+            if there.is_empty() {
+                return Err(Refusal::Undecodable(format!("{} bytes are too few for a {}", start.len(), self.what)));
+            }
+            let taken = there.len().min(HEADER_BYTES - start.len());
+            start.extend_from_slice(&there[..taken]);
+            source.consume(taken);
+        }
+        if start[..2] != MARKER {
+            let nothing_known = || Refusal::Undecodable(format!("this is no modelstream {}", self.what));
+            return Err(foreign(&start).unwrap_or_else(nothing_known));
+        }
+        let known = self.schemas.iter().find(|framed| framed.header == start[..]);
+        known.ok_or_else(|| Refusal::newer(self.what, hex(&start[2..])))
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod artifact;
 mod avro;
 mod columns;
+pub mod control;
 pub mod linear;
 pub mod manifest;
 pub mod naive_bayes;
@@ -13,6 +14,7 @@ pub mod tree_ensemble;
 pub mod verify;
 
 pub use artifact::{Artifact, Digest};
+pub use control::Control;
 pub use linear::Linear;
 pub use manifest::Manifest;
 pub use naive_bayes::NaiveBayes;

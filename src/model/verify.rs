@@ -40,13 +40,18 @@ pub enum Refusal {
     #[error("{0}")]
     ForeignFormat(String),
     /// Written in a format that this binary does not know.
-    #[error("the {what} has the unknown format {fingerprint}: a newer modelstream wrote it; upgrade this one")]
+    #[error("the {what} has the unknown format {fingerprint}: it needs {needs}; upgrade this one")]
     NewerFormat {
         /// What was read: `artifact`, `manifest`.
         what: &'static str,
         /// The schema's fingerprint, or the format number.
         fingerprint: String,
+        /// The modelstream that reads it, as far as its writer said so.
+        needs: String,
     },
+    /// Nobody signed it whom this process trusts.
+    #[error("it is not trusted: {0}")]
+    Untrusted(String),
     /// Indices, children, dimensions or numbers that cannot be.
     #[error("the structure is not sound: {0}")]
     Structure(String),
@@ -63,9 +68,39 @@ pub enum Refusal {
         /// What came out.
         actual: String,
     },
+    /// Too few golden rows to prove anything.
+    #[error("it has {actual} golden rows, at least {GOLDEN_ROWS_MIN} prove a model; train it with this modelstream")]
+    FewGoldenRows {
+        /// How many there are.
+        actual: usize,
+    },
+    /// Scoring takes too long.
+    #[error("a golden row takes {actual_us} us, at most {limit_us} us are allowed (--row-budget)")]
+    TooSlow {
+        /// Microseconds a golden row.
+        actual_us: u64,
+        /// How many may be.
+        limit_us: u64,
+    },
 }
 
 impl Refusal {
+    /// A [`Refusal::NewerFormat`] whose writer did not say what it needs.
+    pub(super) fn newer(what: &'static str, fingerprint: String) -> Refusal {
+        Refusal::NewerFormat { what, fingerprint, needs: "a newer modelstream than this one".to_owned() }
+    }
+
+    /// The same, of something whose writer said that it needs at least this version of modelstream.
+    #[must_use]
+    pub fn needing(self, version: &str) -> Refusal {
+        match self {
+            Refusal::NewerFormat { what, fingerprint, .. } => {
+                Refusal::NewerFormat { what, fingerprint, needs: format!("modelstream {version} or newer") }
+            }
+            other => other,
+        }
+    }
+
     /// The closed word for this refusal.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -77,12 +112,14 @@ impl Refusal {
             Refusal::NewerFormat { .. } => "newer_format",
             Refusal::Structure(_) => "structure",
             Refusal::Signature(_) => "signature",
-            Refusal::Golden { .. } => "golden",
+            Refusal::Golden { .. } | Refusal::FewGoldenRows { .. } => "golden",
+            Refusal::TooSlow { .. } => "too_slow",
+            Refusal::Untrusted(_) => "untrusted",
         }
     }
 
     /// Every word that [`Refusal::reason`] returns, so that each metric series exists from the start.
-    pub const REASONS: [&'static str; 9] = [
+    pub const REASONS: [&'static str; 11] = [
         "too_large",
         "chunks",
         "digest",
@@ -92,6 +129,8 @@ impl Refusal {
         "structure",
         "signature",
         "golden",
+        "too_slow",
+        "untrusted",
     ];
 }
 
@@ -105,6 +144,8 @@ pub const DEPTH_MAX: usize = 4_096;
 /// How far an output may be from the trainer's: absolute for probabilities, relative for values above 1. Fitting and loading
 /// may add up the same `f64` terms in another order.
 pub const GOLDEN_TOLERANCE: f64 = 1e-6;
+/// The fewest golden rows that prove a model.
+pub const GOLDEN_ROWS_MIN: usize = 8;
 /// How many golden rows are scored together: a small artifact may have many of them and one-hot columns by the thousand.
 const GOLDEN_BLOCK_ROWS: usize = 16;
 

@@ -8,7 +8,9 @@ use crate::kafka::{self, Connection};
 use crate::model::{Manifest, Refusal};
 
 use super::chunks::Assembler;
+use super::record::LogRecord;
 use super::state::{Change, State};
+use super::stored::StoredArtifact;
 use super::{CHUNK_TIMEOUT, Error, REPLAY_TIMEOUT, Topics};
 
 /// How long one wait for the next record lasts: the longest that a stop is not seen.
@@ -39,7 +41,7 @@ impl Follower {
     /// When a setting is not valid. An absent topic or broker shows in [`Follower::turn`].
     pub fn start(connection: &Connection, topics: &Topics) -> Result<Follower, Error> {
         let reader = LogReader::open(connection, &topics.models, &[(0, Start::Beginning)])?;
-        Ok(Follower { reader, state: State::default(), caught_up: false })
+        Ok(Follower { reader, state: State::new(topics), caught_up: false })
     }
 
     /// What is known so far.
@@ -53,9 +55,7 @@ impl Follower {
     /// What the reader reports; the next call tries again.
     pub fn turn(&mut self, wait: Duration) -> Result<Turn, Error> {
         match self.reader.next(wait)? {
-            Read::Record(record) => {
-                Ok(Turn::Change(self.state.apply(record.key().unwrap_or_default(), record.payload())))
-            }
+            Read::Record(record) => Ok(Turn::Change(self.state.apply(&LogRecord::of(&record)))),
             Read::End(_) if !self.caught_up => {
                 self.caught_up = true;
                 Ok(Turn::CaughtUp)
@@ -113,11 +113,17 @@ pub enum FetchError {
     Refused(#[from] Refusal),
 }
 
-/// Reads the chunks that `manifest` names and puts them together; the bytes have the manifest's digest.
+/// Reads the chunks that `manifest` names and puts them together; they have the manifest's digest. `progress` is told how many
+/// bytes came.
 ///
 /// # Errors
 /// When a chunk is absent, of another size than it should be, or the bytes have another digest; when Kafka fails.
-pub fn fetch_artifact(connection: &Connection, topics: &Topics, manifest: &Manifest) -> Result<Vec<u8>, FetchError> {
+pub fn fetch_artifact(
+    connection: &Connection,
+    topics: &Topics,
+    manifest: &Manifest,
+    mut progress: impl FnMut(u64),
+) -> Result<StoredArtifact, FetchError> {
     let mut assembler = Assembler::new(manifest)?;
     let chunks = manifest.chunks;
     let start = [(chunks.partition, Start::Offset(chunks.first_offset))];
@@ -126,7 +132,9 @@ pub fn fetch_artifact(connection: &Connection, topics: &Topics, manifest: &Manif
     while !assembler.is_complete() {
         match reader.next(POLL) {
             Ok(Read::Record(record)) => {
+                let before = assembler.bytes();
                 assembler.take(record.offset(), record.key(), record.payload())?;
+                progress(assembler.bytes() - before);
                 deadline = Instant::now() + CHUNK_TIMEOUT;
             }
             Ok(Read::End(_)) => return Err(assembler.incomplete("the topic ends").into()),

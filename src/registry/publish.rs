@@ -1,25 +1,53 @@
 //! Publish an artifact: its chunks, then its manifest, in one Kafka transaction.
 //!
-//! A publish that dies half-way is an aborted transaction, which no reader sees. The transactional id is that of the model
-//! in its model log, so a second publisher of the same model fences the first, and a version number is given once: the number is read after the
-//! fencing, when no other publisher of this model can commit any more.
+//! A publish that dies half-way is an aborted transaction, which no reader sees. The same bytes are stored once for each model:
+//! a version whose artifact is there already is a manifest that names the chunks of the former one.
 
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read as _};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
-use crate::kafka::settings::PUBLISH_TIMEOUT;
 use crate::kafka::{self, Connection};
-use crate::model::artifact::FORMAT;
-use crate::model::manifest::Chunks;
+use crate::model::manifest::{Chunks, Compression, FORMAT, Stored, chunk_key};
 use crate::model::{Artifact, Digest, Manifest};
 
-use super::chunks::chunk_key;
-use super::follow::{read_state, require_topics};
-use super::state::{Entry, State, is_model_name, version_key};
+use super::record::version_key;
+use super::selector::is_model_name;
+use super::state::{Entry, State};
+use super::stored::{compressed, measure};
+use super::writer::{Author, WRITE_TIMEOUT, Writer};
 use super::{CHUNK_BYTES, Error, Topics};
 
 /// The partition of the artifacts topic that chunks go to: one, so that an artifact's chunks stand in order.
 const ARTIFACTS_PARTITION: i32 = 0;
+/// The slowest line that an artifact is published over, in bytes a second. Until the publish has ended, or the broker aborted it
+/// after the time that this gives, it hides the artifacts that others publish.
+const LINE_BYTES_A_SECOND: u64 = 2_000_000;
+/// The longest that a broker lets a transaction be open, by its default `transaction.max.timeout.ms`.
+const TRANSACTION_TIMEOUT_MAX: Duration = Duration::from_secs(900);
+
+/// Where an artifact's bytes are. They are read several times, so that a large file need not be in memory.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// In memory.
+    Bytes(&'a [u8]),
+    /// In a file.
+    File(&'a Path),
+}
+
+impl<'a> Source<'a> {
+    /// From the first byte on.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn open(&self) -> io::Result<Box<dyn BufRead + 'a>> {
+        match self {
+            Source::Bytes(bytes) => Ok(Box::new(*bytes)),
+            Source::File(path) => Ok(Box::new(BufReader::new(File::open(path)?))),
+        }
+    }
+}
 
 /// What is published, and as what.
 #[derive(Debug, Clone)]
@@ -29,9 +57,7 @@ pub struct Request<'a> {
     /// The version to claim; `None` takes the next one.
     pub version: Option<u64>,
     /// The artifact's bytes.
-    pub bytes: &'a [u8],
-    /// Who publishes: `user@host`.
-    pub published_by: String,
+    pub source: Source<'a>,
     /// A sentence for the model card.
     pub note: String,
 }
@@ -45,55 +71,86 @@ pub struct Published {
     pub already_there: bool,
 }
 
-/// Publishes a version. `progress` is told how many bytes were handed over.
+/// Publishes a version. `progress` is told how many of the artifact's bytes were read to be sent.
 ///
 /// # Errors
-/// When the bytes are no artifact or fail the checks that a server makes, the version is taken, another publisher of this
+/// When the bytes are no artifact or fail the checks that a server makes, the version is taken, another writer about this
 /// model came after us, or Kafka fails. Then nothing was published.
 pub fn publish(
     connection: &Connection,
     topics: &Topics,
+    author: &Author,
     request: &Request<'_>,
-    mut progress: impl FnMut(usize),
+    progress: impl FnMut(usize),
 ) -> Result<Published, Error> {
     if !is_model_name(request.model) {
         return Err(Error::BadName(request.model.to_owned()));
     }
-    let artifact = checked(request)?;
-    require_topics(connection, topics)?;
-    let transactional_id = format!("modelstream.publish.{}.{}", topics.models, request.model);
-    let producer = Producer::transactional(connection, &transactional_id, PUBLISH_TIMEOUT)?;
-    let state = read_state(connection, topics)?;
-    let digest = Digest::of(request.bytes);
+    let card = checked(request)?;
+    let (bytes, digest) = request.source.open().and_then(measure).map_err(Error::Artifact)?;
+    let timeout = (WRITE_TIMEOUT + Duration::from_secs(bytes / LINE_BYTES_A_SECOND)).min(TRANSACTION_TIMEOUT_MAX);
+    let (writer, state) = Writer::take_over(connection, topics, author, request.model, timeout)?;
     let version = match claim(&state, request, digest)? {
         Claim::Version(version) => version,
         Claim::AlreadyThere(manifest) => return Ok(Published { manifest: *manifest, already_there: true }),
     };
-    producer.begin_transaction()?;
-    let result = write(&producer, topics, request, digest, &mut progress).and_then(|chunks| {
-        let manifest = manifest(request, artifact, version, digest, chunks);
-        write_manifest(&producer, topics, &manifest)?;
-        producer.commit_transaction()?;
+    writer.transact(|| {
+        let (chunks, stored) = match twin(&state, request.model, digest) {
+            Some(twin) => (twin.chunks, twin.stored),
+            None => write(&writer, topics, request, (bytes, digest), timeout, progress)?,
+        };
+        let manifest = Manifest {
+            format: FORMAT,
+            model: request.model.to_owned(),
+            version,
+            digest,
+            artifact_bytes: bytes,
+            chunks,
+            published_at_ms: now_ms(),
+            published_by: author.name.clone(),
+            note: request.note.clone(),
+            sequence: state.next_sequence(request.model),
+            stored,
+            ..card
+        };
+        let value = manifest.encode().map_err(|refusal| refused(request, refusal))?;
+        writer.put(&version_key(request.model, version), Some(&value))?;
         Ok(Published { manifest, already_there: false })
-    });
-    result.map_err(|error| {
-        // What a fenced producer reports of its records says less than why it was fenced.
-        let cause = producer.fatal_error("publishing");
-        // Best effort: what is left open, the broker aborts itself.
-        let _ = producer.abort_transaction();
-        cause.map_or(error, Error::Kafka)
     })
 }
 
-/// What a server would refuse is not published.
-fn checked(request: &Request<'_>) -> Result<Artifact, Error> {
-    let refused = |refusal| {
-        let version = request.version.unwrap_or_default();
-        Error::Refused { model: request.model.to_owned(), version, refusal }
+/// Milliseconds since the Unix epoch.
+pub(super) fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn refused(request: &Request<'_>, refusal: crate::model::Refusal) -> Error {
+    Error::Refused { model: request.model.to_owned(), version: request.version.unwrap_or_default(), refusal }
+}
+
+/// What a server would refuse is not published. What a manifest says of the artifact, in a manifest that is otherwise empty.
+fn checked(request: &Request<'_>) -> Result<Manifest, Error> {
+    let artifact = Artifact::read(|| request.source.open()).map_err(|refusal| refused(request, refusal))?;
+    let card = Manifest {
+        format: FORMAT,
+        model: String::new(),
+        version: 0,
+        digest: Digest([0; 32]),
+        artifact_bytes: 0,
+        chunks: Chunks { partition: 0, first_offset: 0, last_offset: 0, count: 0 },
+        algorithm: artifact.algorithm.clone(),
+        hyper_parameters: artifact.hyper_parameters.clone(),
+        signature: artifact.signature.clone(),
+        evaluation: artifact.evaluation.clone(),
+        published_at_ms: 0,
+        published_by: String::new(),
+        note: String::new(),
+        sequence: 0,
+        stored: None,
     };
-    let artifact = Artifact::decode(request.bytes).map_err(refused)?;
-    artifact.clone().into_model().map_err(refused)?;
-    Ok(artifact)
+    artifact.into_model().map_err(|refusal| refused(request, refusal))?;
+    Ok(card)
 }
 
 enum Claim {
@@ -104,52 +161,65 @@ enum Claim {
 fn claim(state: &State, request: &Request<'_>, digest: Digest) -> Result<Claim, Error> {
     let next = state.next_version(request.model);
     let Some(version) = request.version else { return Ok(Claim::Version(next)) };
+    let taken = |existing: String| Error::VersionTaken { model: request.model.to_owned(), version, existing, next };
     match state.versions(request.model).and_then(|versions| versions.get(&version)) {
-        None => Ok(Claim::Version(version)),
         Some(Entry::Manifest(manifest)) if manifest.digest == digest => Ok(Claim::AlreadyThere(manifest.clone())),
-        Some(entry) => {
-            let existing = match entry {
-                Entry::Manifest(manifest) => manifest.digest.to_string(),
-                Entry::Refused(_) => "unknown (its manifest is damaged)".to_owned(),
-            };
-            Err(Error::VersionTaken { model: request.model.to_owned(), version, existing, next })
-        }
+        Some(Entry::Manifest(manifest)) => Err(taken(format!("digest {}", manifest.digest))),
+        Some(Entry::Refused(refusal)) => Err(taken(format!("a manifest that is refused ({})", refusal.reason()))),
+        None if state.steering(request.model).pruned.contains(&version) => Err(taken("bytes that were removed".into())),
+        None => Ok(Claim::Version(version)),
     }
+}
+
+/// A version of the model with the same bytes, whose chunks can be named again.
+fn twin<'s>(state: &'s State, model: &str, digest: Digest) -> Option<&'s Manifest> {
+    let versions = state.versions(model)?.values().rev();
+    let manifests = versions.filter_map(|entry| match entry {
+        Entry::Manifest(manifest) => Some(manifest.as_ref()),
+        Entry::Refused(_) => None,
+    });
+    // Of an older format the chunks have keys that a newer one does not look for.
+    manifests.into_iter().find(|manifest| manifest.digest == digest && manifest.format == FORMAT)
 }
 
 fn write(
-    producer: &Producer,
+    writer: &Writer<'_>,
     topics: &Topics,
     request: &Request<'_>,
-    digest: Digest,
-    progress: &mut impl FnMut(usize),
-) -> Result<Chunks, Error> {
-    let deadline = Instant::now() + PUBLISH_TIMEOUT;
-    let mut count = 0;
-    for chunk in request.bytes.chunks(CHUNK_BYTES) {
-        let key = chunk_key(&digest, count);
-        let make = || Outgoing {
-            topic: &topics.artifacts,
-            partition: Some(ARTIFACTS_PARTITION),
-            key: Some(key.as_bytes()),
-            value: Some(chunk),
-            timestamp_ms: None,
-            headers: Headers::default(),
-        };
+    (bytes, digest): (u64, Digest),
+    timeout: Duration,
+    progress: impl FnMut(usize),
+) -> Result<(Chunks, Option<Stored>), Error> {
+    let deadline = Instant::now() + timeout;
+    let source = request.source.open().map_err(Error::Artifact)?;
+    let mut stored = compressed(Counted { source, progress }, bytes).map_err(Error::Artifact)?;
+    let (mut count, mut stored_bytes, mut hasher) = (0, 0, Digest::hasher());
+    let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+    loop {
+        chunk.clear();
+        stored.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk).map_err(Error::Artifact)?;
+        if chunk.is_empty() {
+            break;
+        }
+        let key = chunk_key(FORMAT, request.model, &digest, count);
         count += 1;
-        producer.send_waiting(make, count, deadline)?;
-        progress(chunk.len());
+        writer.put_chunk(ARTIFACTS_PARTITION, &key, Some(&chunk), count, deadline)?;
+        stored_bytes += chunk.len() as u64;
+        hasher.update(&chunk);
     }
-    delivered_chunks(producer, topics, count, deadline)
+    let chunks = delivered_chunks(writer, topics, count, deadline)?;
+    let digest = hasher.finish();
+    Ok((chunks, Some(Stored { compression: Compression::Zstd, bytes: stored_bytes, digest })))
 }
 
 /// Waits for the chunks' delivery: the manifest says where they are.
-fn delivered_chunks(producer: &Producer, topics: &Topics, count: u32, deadline: Instant) -> Result<Chunks, Error> {
-    let delivered_in_time = producer.flush(deadline.saturating_duration_since(Instant::now()));
-    if let Some(failure) = producer.take_failure() {
+fn delivered_chunks(writer: &Writer<'_>, topics: &Topics, count: u32, deadline: Instant) -> Result<Chunks, Error> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let delivered_in_time = writer.producer.flush(left);
+    if let Some(failure) = writer.producer.take_failure() {
         return Err(failure.into());
     }
-    let delivered = producer.take_delivered();
+    let delivered = writer.producer.take_delivered();
     let offset_of = |tag: u32| delivered.iter().find(|delivered| delivered.tag == tag).map(|found| found.offset);
     match (offset_of(1), offset_of(count)) {
         (Some(first_offset), Some(last_offset)) if delivered_in_time && delivered.len() == count as usize => {
@@ -157,43 +227,32 @@ fn delivered_chunks(producer: &Producer, topics: &Topics, count: u32, deadline: 
         }
         _ => {
             let doing = format!("delivering chunks to {}", topics.artifacts);
-            Err(kafka::Error::TimedOut { doing, seconds: PUBLISH_TIMEOUT.as_secs() }.into())
+            Err(kafka::Error::TimedOut { doing, seconds: left.as_secs() }.into())
         }
     }
 }
 
-fn manifest(request: &Request<'_>, artifact: Artifact, version: u64, digest: Digest, chunks: Chunks) -> Manifest {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Manifest {
-        format: FORMAT,
-        model: request.model.to_owned(),
-        version,
-        digest,
-        artifact_bytes: request.bytes.len() as u64,
-        chunks,
-        algorithm: artifact.algorithm,
-        hyper_parameters: artifact.hyper_parameters,
-        signature: artifact.signature,
-        evaluation: artifact.evaluation,
-        published_at_ms: i64::try_from(now.as_millis()).unwrap_or(i64::MAX),
-        published_by: request.published_by.clone(),
-        note: request.note.clone(),
+/// Tells how much was read.
+struct Counted<R, F> {
+    source: R,
+    progress: F,
+}
+
+impl<R: BufRead, F: FnMut(usize)> io::Read for Counted<R, F> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(into)?;
+        self.consume(count);
+        Ok(count)
     }
 }
 
-fn write_manifest(producer: &Producer, topics: &Topics, manifest: &Manifest) -> Result<(), Error> {
-    let refused = |refusal| {
-        let (model, version) = (manifest.model.clone(), manifest.version);
-        Error::Refused { model, version, refusal }
-    };
-    let (key, value) = (version_key(&manifest.model, manifest.version), manifest.encode().map_err(refused)?);
-    let make = || Outgoing {
-        topic: &topics.models,
-        partition: Some(0),
-        key: Some(key.as_bytes()),
-        value: Some(&value),
-        timestamp_ms: None,
-        headers: Headers::default(),
-    };
-    Ok(producer.send_waiting(make, UNTAGGED, Instant::now() + PUBLISH_TIMEOUT)?)
+impl<R: BufRead, F: FnMut(usize)> BufRead for Counted<R, F> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.source.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        (self.progress)(count);
+        self.source.consume(count);
+    }
 }

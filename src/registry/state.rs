@@ -1,101 +1,51 @@
-//! Pure: records of the model log become models and versions.
+//! Pure: records of the model log become models, versions, aliases, pins and revocations.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Manifest, Refusal};
+use crate::model::control::Decision;
+use crate::model::{Control, Manifest, Refusal};
 
-use super::Error;
-
-/// The longest name of a model: with its prefix and version it stays a readable key.
-pub const NAME_BYTES_MAX: usize = 200;
-
-/// The largest version: a manifest carries it as Avro's `long`, and one more is still a number.
-const VERSION_MAX: u64 = i64::MAX as u64;
-
-/// Which version of which model: `iris` or `iris:7`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Selector {
-    /// The model's name.
-    pub model: String,
-    /// The version.
-    pub pick: Pick,
-}
-
-/// Which version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pick {
-    /// The newest that is good.
-    Newest,
-    /// This one, for ever.
-    Version(u64),
-}
-
-/// A `NAME[:VERSION]` that is none.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum SelectorError {
-    #[error("{0:?} is no name for a model: 1 to {NAME_BYTES_MAX} of the characters a-z A-Z 0-9 . _ -")]
-    Name(String),
-    #[error("{0:?} is no version: a whole number from 1")]
-    Version(String),
-    #[error("{0:?} names an alias; this version of modelstream knows NAME and NAME:VERSION")]
-    Alias(String),
-}
-
-impl FromStr for Selector {
-    type Err = SelectorError;
-
-    fn from_str(text: &str) -> Result<Selector, SelectorError> {
-        if text.contains('@') {
-            return Err(SelectorError::Alias(text.to_owned()));
-        }
-        let (model, version) = match text.split_once(':') {
-            Some((model, version)) => (model, Some(version)),
-            None => (text, None),
-        };
-        if !is_model_name(model) {
-            return Err(SelectorError::Name(model.to_owned()));
-        }
-        let pick = match version {
-            None => Pick::Newest,
-            Some(version) => match version.parse() {
-                Ok(number) if number > 0 => Pick::Version(number),
-                _ => return Err(SelectorError::Version(version.to_owned())),
-            },
-        };
-        Ok(Selector { model: model.to_owned(), pick })
-    }
-}
-
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.pick {
-            Pick::Newest => f.write_str(&self.model),
-            Pick::Version(version) => write!(f, "{}:{version}", self.model),
-        }
-    }
-}
-
-/// Whether `name` may name a model: it becomes part of keys, metric labels and file names.
-pub fn is_model_name(name: &str) -> bool {
-    (1..=NAME_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-}
+use super::record::{Key, LogRecord, NUMBER_MAX};
+use super::selector::{Pick, Selector};
+use super::trust::{KeyId, Trust};
+use super::{Error, Topics};
 
 /// What the model log says about one version.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry {
     /// A manifest that could be read.
     Manifest(Box<Manifest>),
-    /// One that could not: it is shown, and never served.
+    /// One that could not, or that nobody vouches for: it is shown, and never served.
     Refused(Refusal),
+}
+
+/// Something that was decided about a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decided {
+    /// The decision.
+    pub control: Control,
+    /// Who signed it, where signatures are asked for.
+    pub signed_by: Option<KeyId>,
 }
 
 /// Everything that the model log says.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
-    models: BTreeMap<String, BTreeMap<u64, Entry>>,
+    /// The models topic's name, which signatures are bound to.
+    topic: String,
+    trust: Trust,
+    models: BTreeMap<String, ModelState>,
+    /// What was signed with them is not trusted any more.
+    revoked_keys: BTreeSet<KeyId>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct ModelState {
+    versions: BTreeMap<u64, Entry>,
+    /// Who signed a version's manifest, where signatures are asked for.
+    signers: BTreeMap<u64, KeyId>,
+    /// By sequence.
+    decisions: BTreeMap<u64, Decided>,
 }
 
 /// What a record of the model log changed.
@@ -105,163 +55,368 @@ pub enum Change {
     Version(String, u64),
     /// A version was removed.
     Removed(String, u64),
-    /// A key that this binary does not know: another binary's business.
+    /// Something was decided about a model.
+    Decided(String),
+    /// A signing key was revoked: any model may have other versions now.
+    KeyRevoked(KeyId),
+    /// The record stands under a key of ours and counts for nothing.
+    Ignored {
+        /// The key.
+        key: String,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Nothing: it was known, or the key is another binary's business.
     None,
 }
 
-impl State {
-    /// Takes in the next record of the models topic.
-    pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Change {
-        let Some((model, version)) = std::str::from_utf8(key).ok().and_then(parse_version_key) else {
-            return Change::None;
-        };
-        let versions = self.models.entry(model.to_owned()).or_default();
-        let Some(value) = value else {
-            versions.remove(&version);
-            return Change::Removed(model.to_owned(), version);
-        };
-        let entry = match Manifest::decode(value) {
-            Ok(manifest) if manifest.model == model && manifest.version == version => {
-                Entry::Manifest(Box::new(manifest))
+/// What the decisions about a model come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Steering {
+    /// The versions that an alias named, the present one last.
+    pub aliases: BTreeMap<String, Vec<u64>>,
+    /// Where those stay that follow the newest version.
+    pub pin: Option<u64>,
+    /// The versions that nobody may serve, with the reason.
+    pub revoked: BTreeMap<u64, String>,
+    /// The versions that were removed.
+    pub pruned: BTreeSet<u64>,
+}
+
+impl Steering {
+    fn take(&mut self, control: &Control) {
+        match &control.decision {
+            Decision::AliasSet { alias, version } | Decision::RolledBack { alias, version } => {
+                let named = self.aliases.entry(alias.clone()).or_default();
+                named.retain(|former| former != version);
+                named.push(*version);
             }
-            Ok(manifest) => Entry::Refused(Refusal::Undecodable(format!(
-                "the manifest of {}:{} stands under the key of {model}:{version}",
-                manifest.model, manifest.version
-            ))),
-            Err(refusal) => Entry::Refused(refusal),
-        };
-        // Versions never change: a different manifest under the same key is not the version that was published.
-        match versions.get(&version) {
-            Some(Entry::Manifest(first)) if matches!(&entry, Entry::Manifest(new) if new.digest != first.digest) => {
-                Change::None
-            }
-            Some(Entry::Manifest(_)) if matches!(entry, Entry::Refused(_)) => Change::None,
-            _ => {
-                versions.insert(version, entry);
-                Change::Version(model.to_owned(), version)
-            }
+            Decision::AliasDeleted { alias } => drop(self.aliases.remove(alias)),
+            Decision::Pinned { version } => self.pin = Some(*version),
+            Decision::Unpinned => self.pin = None,
+            Decision::Revoked { version } => drop(self.revoked.insert(*version, control.why.clone())),
+            Decision::Pruned { version } => drop(self.pruned.insert(*version)),
+            Decision::KeyRevoked { .. } => {}
         }
+    }
+
+    /// The version that an alias names.
+    pub fn alias(&self, alias: &str) -> Option<u64> {
+        self.aliases.get(alias)?.last().copied()
+    }
+
+    /// The version that an alias named before the present one and that may be served.
+    pub fn former(&self, alias: &str) -> Option<u64> {
+        let served = |version: &&u64| !self.revoked.contains_key(version) && !self.pruned.contains(version);
+        self.aliases.get(alias)?.iter().rev().skip(1).find(served).copied()
+    }
+}
+
+impl State {
+    /// Nothing yet, of a model log whose records must be signed as `topics` says.
+    pub fn new(topics: &Topics) -> State {
+        State { topic: topics.models.clone(), trust: topics.trust.clone(), ..State::default() }
+    }
+
+    /// Takes in the next record of the models topic. Who wrote it is checked before what it says is looked at.
+    pub fn apply(&mut self, record: &LogRecord<'_>) -> Change {
+        let Some(key) = Key::parse(record.key) else { return Change::None };
+        let signed_by = self.trust.check(&self.topic, record).and_then(|signed_by| match signed_by {
+            Some(id) if self.revoked_keys.contains(&id) => Err(revoked_key(&id)),
+            signed_by => Ok(signed_by),
+        });
+        match (key, record.value, signed_by) {
+            (Key::Version(model, version), Some(_), Err(refusal)) => self.refuse(model, version, refusal),
+            (_, _, Err(refusal)) => ignored(record, refusal),
+            (Key::Version(model, version), Some(value), Ok(signed_by)) => {
+                self.take_version(record, value, model, version, signed_by)
+            }
+            (Key::Version(model, version), None, Ok(_)) => {
+                let known = self.models.get_mut(&model).and_then(|model| model.versions.remove(&version));
+                if known.is_some() { Change::Removed(model, version) } else { Change::None }
+            }
+            (Key::Control(model, sequence), Some(value), Ok(signed_by)) => {
+                self.take_control(record, value, model, sequence, signed_by)
+            }
+            (Key::Revocation(id), Some(value), Ok(_)) => self.take_key_revocation(record, value, id),
+            // The history has no end: a decision is undone by another one.
+            (Key::Control(..) | Key::Revocation(_), None, Ok(_)) => Change::None,
+        }
+    }
+
+    fn take_version(
+        &mut self,
+        record: &LogRecord<'_>,
+        value: &[u8],
+        model: String,
+        version: u64,
+        signed_by: Option<KeyId>,
+    ) -> Change {
+        let manifest = match Manifest::decode(value) {
+            Ok(manifest) if manifest.model == model && manifest.version == version => manifest,
+            Ok(manifest) => {
+                let (named, number) = (manifest.model, manifest.version);
+                let message = format!("the manifest of {named}:{number} stands under the key of {model}:{version}");
+                return self.refuse(model, version, Refusal::Undecodable(message));
+            }
+            Err(refusal) => {
+                let refusal = record.needs().map_or(refusal.clone(), |needs| refusal.needing(needs));
+                return self.refuse(model, version, refusal);
+            }
+        };
+        let of_model = self.models.entry(model.clone()).or_default();
+        if of_model.is_pruned(version) {
+            let refusal = Refusal::Untrusted("the version was removed, and comes again".to_owned());
+            return ignored(record, refusal);
+        }
+        // Versions never change: a different manifest under the same key is not the version that was published.
+        match of_model.versions.get(&version) {
+            Some(Entry::Manifest(first)) if manifest.digest != first.digest => return Change::None,
+            Some(Entry::Manifest(first)) if **first == manifest => return Change::None,
+            _ => {}
+        }
+        of_model.versions.insert(version, Entry::Manifest(Box::new(manifest)));
+        match signed_by {
+            Some(id) => of_model.signers.insert(version, id),
+            None => of_model.signers.remove(&version),
+        };
+        Change::Version(model, version)
+    }
+
+    /// A version that cannot be read, or that nobody vouches for. It takes no good one's place.
+    fn refuse(&mut self, model: String, version: u64, refusal: Refusal) -> Change {
+        let versions = &mut self.models.entry(model.clone()).or_default().versions;
+        if matches!(versions.get(&version), Some(Entry::Manifest(_))) {
+            return Change::None;
+        }
+        versions.insert(version, Entry::Refused(refusal));
+        Change::Version(model, version)
+    }
+
+    fn take_control(
+        &mut self,
+        record: &LogRecord<'_>,
+        value: &[u8],
+        model: String,
+        sequence: u64,
+        signed_by: Option<KeyId>,
+    ) -> Change {
+        let control = match Control::decode(value) {
+            Ok(control) if control.model == model && control.sequence == sequence => control,
+            Ok(_) => return ignored(record, Refusal::Undecodable("it stands under another one's key".to_owned())),
+            Err(refusal) => return ignored(record, refusal),
+        };
+        let of_model = self.models.entry(model.clone()).or_default();
+        if let Some(known) = of_model.decisions.get(&sequence) {
+            let again = known.control == control;
+            let refusal = Refusal::Untrusted(format!("decision {sequence} of {model} was made already"));
+            return if again { Change::None } else { ignored(record, refusal) };
+        }
+        if let Decision::Pruned { version } = control.decision {
+            of_model.versions.remove(&version);
+        }
+        of_model.decisions.insert(sequence, Decided { control, signed_by });
+        Change::Decided(model)
+    }
+
+    fn take_key_revocation(&mut self, record: &LogRecord<'_>, value: &[u8], id: KeyId) -> Change {
+        match Control::decode(value) {
+            Ok(Control { decision: Decision::KeyRevoked { key }, .. }) if key == id.to_string() => {}
+            Ok(_) => return ignored(record, Refusal::Undecodable("it stands under another one's key".to_owned())),
+            Err(refusal) => return ignored(record, refusal),
+        }
+        if !self.revoked_keys.insert(id.clone()) {
+            return Change::None;
+        }
+        for model in self.models.values_mut() {
+            for (version, _) in model.signers.extract_if(.., |_, signer| *signer == id) {
+                model.versions.insert(version, Entry::Refused(revoked_key(&id)));
+            }
+            model.decisions.retain(|_, decided| decided.signed_by.as_ref() != Some(&id));
+        }
+        Change::KeyRevoked(id)
     }
 
     /// The models by name, each with its versions.
     pub fn models(&self) -> impl Iterator<Item = (&str, &BTreeMap<u64, Entry>)> {
-        self.models
-            .iter()
-            .filter(|(_, versions)| !versions.is_empty())
-            .map(|(name, versions)| (name.as_str(), versions))
+        let known = self.models.iter().map(|(name, model)| (name.as_str(), &model.versions));
+        known.filter(|(_, versions)| !versions.is_empty())
     }
 
     /// The versions of a model; `None` when there are none.
     pub fn versions(&self, model: &str) -> Option<&BTreeMap<u64, Entry>> {
-        self.models.get(model).filter(|versions| !versions.is_empty())
+        self.models.get(model).map(|model| &model.versions).filter(|versions| !versions.is_empty())
     }
 
-    /// The number that the next version of `model` gets.
-    pub fn next_version(&self, model: &str) -> u64 {
-        self.versions(model).and_then(|versions| versions.last_key_value()).map_or(1, |(newest, _)| newest + 1)
+    /// Who signed a version's manifest, where signatures are asked for.
+    pub fn signed_by(&self, model: &str, version: u64) -> Option<&KeyId> {
+        self.models.get(model)?.signers.get(&version)
     }
 
-    /// The versions that `selector` would have, best first: a server takes the first one that passes every check.
-    pub fn candidates(&self, selector: &Selector) -> Vec<(u64, &Entry)> {
-        let Some(versions) = self.versions(&selector.model) else { return Vec::new() };
-        match selector.pick {
-            Pick::Newest => versions.iter().rev().map(|(version, entry)| (*version, entry)).collect(),
-            Pick::Version(version) => versions.get(&version).map(|entry| (version, entry)).into_iter().collect(),
+    /// What was decided about a model, by sequence.
+    pub fn decisions(&self, model: &str) -> impl Iterator<Item = (u64, &Decided)> {
+        let decisions = self.models.get(model).into_iter().flat_map(|model| &model.decisions);
+        decisions.map(|(sequence, decided)| (*sequence, decided))
+    }
+
+    /// What the decisions about a model come to.
+    pub fn steering(&self, model: &str) -> Steering {
+        let mut steering = Steering::default();
+        self.decisions(model).for_each(|(_, decided)| steering.take(&decided.control));
+        steering
+    }
+
+    /// Why a version must not be served any more, where that is so.
+    pub fn withdrawn(&self, model: &str, version: u64) -> Option<String> {
+        if let Some(why) = self.steering(model).revoked.remove(&version) {
+            return Some(format!("the version is revoked: {why}"));
+        }
+        match self.versions(model)?.get(&version)? {
+            Entry::Refused(refusal @ Refusal::Untrusted(_)) => Some(refusal.to_string()),
+            Entry::Refused(_) | Entry::Manifest(_) => None,
         }
     }
 
-    /// The manifest that a command means by `selector`.
+    /// The number that the next version of `model` gets: never one that was there.
+    pub fn next_version(&self, model: &str) -> u64 {
+        let Some(of_model) = self.models.get(model) else { return 1 };
+        let removed = self.steering(model).pruned.last().copied();
+        of_model.versions.keys().last().copied().max(removed).map_or(1, |newest| newest + 1)
+    }
+
+    /// The place in the order that the next decision or version of `model` gets.
+    pub fn next_sequence(&self, model: &str) -> u64 {
+        let Some(of_model) = self.models.get(model) else { return 1 };
+        let decided = of_model.decisions.keys().last().copied().unwrap_or_default();
+        let manifests = of_model.versions.values().filter_map(|entry| match entry {
+            Entry::Manifest(manifest) => Some(manifest.sequence),
+            Entry::Refused(_) => None,
+        });
+        manifests.fold(decided, u64::max).min(NUMBER_MAX) + 1
+    }
+
+    /// The versions that `selector` would have, best first: a server takes the first one that passes every check. Those that
+    /// are revoked are not among them.
+    pub fn candidates(&self, selector: &Selector) -> Vec<(u64, &Entry)> {
+        let Some(versions) = self.versions(&selector.model) else { return Vec::new() };
+        let steering = self.steering(&selector.model);
+        let wanted: Vec<u64> = match &selector.pick {
+            // From a pin it falls back to older versions, as from the newest.
+            Pick::Newest => {
+                versions.range(..=steering.pin.unwrap_or(u64::MAX)).rev().map(|(number, _)| *number).collect()
+            }
+            Pick::Version(version) => vec![*version],
+            Pick::Alias(alias) => steering.aliases.get(alias).into_iter().flatten().rev().copied().collect(),
+        };
+        let served = wanted.into_iter().filter(|version| !steering.revoked.contains_key(version));
+        served.filter_map(|version| Some((version, versions.get(&version)?))).collect()
+    }
+
+    /// The manifest that a command means by `selector`: a version that is named may be one that is revoked.
     ///
     /// # Errors
     /// When there is no such model or version (the text names those that there are), or its manifest cannot be read.
     pub fn find(&self, selector: &Selector) -> Result<&Manifest, Error> {
-        match self.candidates(selector).first() {
+        let found = match selector.pick {
+            Pick::Version(version) => {
+                self.versions(&selector.model).and_then(|versions| Some((version, versions.get(&version)?)))
+            }
+            Pick::Newest | Pick::Alias(_) => self.candidates(selector).first().copied(),
+        };
+        match found {
             Some((_, Entry::Manifest(manifest))) => Ok(manifest),
             Some((version, Entry::Refused(refusal))) => {
-                Err(Error::Refused { model: selector.model.clone(), version: *version, refusal: refusal.clone() })
+                Err(Error::Refused { model: selector.model.clone(), version, refusal: refusal.clone() })
             }
             None => Err(Error::NotFound(self.not_found(selector))),
         }
     }
 
     fn not_found(&self, selector: &Selector) -> String {
-        match self.versions(&selector.model) {
-            Some(versions) => {
-                let known: Vec<String> = versions.keys().map(u64::to_string).collect();
-                format!("{} has no such version as {selector}; there are: {}", selector.model, known.join(", "))
-            }
-            None => {
-                let known: Vec<&str> = self.models().map(|(name, _)| name).collect();
-                let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
-                format!("the model log has no model {}; there are: {known}", selector.model)
-            }
-        }
+        let Some(versions) = self.versions(&selector.model) else {
+            let known: Vec<&str> = self.models().map(|(name, _)| name).collect();
+            let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+            return format!("the model log has no model {}; there are: {known}", selector.model);
+        };
+        let (known, what): (Vec<String>, &str) = match selector.pick {
+            Pick::Alias(_) => (self.steering(&selector.model).aliases.into_keys().collect(), "alias"),
+            Pick::Newest | Pick::Version(_) => (versions.keys().map(u64::to_string).collect(), "version"),
+        };
+        let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+        format!("{} has no such {what} as {selector} that may be served; there are: {known}", selector.model)
     }
 }
 
-/// The key of a version's manifest.
-pub fn version_key(model: &str, version: u64) -> String {
-    format!("version/{model}/{version}")
+impl ModelState {
+    fn is_pruned(&self, version: u64) -> bool {
+        let pruned = Decision::Pruned { version };
+        self.decisions.values().any(|decided| decided.control.decision == pruned)
+    }
 }
 
-fn parse_version_key(key: &str) -> Option<(&str, u64)> {
-    let (model, version) = key.strip_prefix("version/")?.rsplit_once('/')?;
-    // One key for each version: no sign, no leading zeros.
-    if version.starts_with(['0', '+']) {
-        return None;
-    }
-    let version = version.parse().ok().filter(|version| *version <= VERSION_MAX)?;
-    is_model_name(model).then_some((model, version))
+fn revoked_key(id: &KeyId) -> Refusal {
+    Refusal::Untrusted(format!("it is signed with key {id}, which is revoked"))
+}
+
+fn ignored(record: &LogRecord<'_>, refusal: Refusal) -> Change {
+    Change::Ignored { key: String::from_utf8_lossy(record.key).into_owned(), refusal }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::{control_key, revocation_key, version_key};
+    use super::super::testing;
+    use super::super::trust::SigningKey;
     use super::*;
 
-    #[test]
-    fn a_selector_is_a_name_or_a_name_and_a_version() {
-        let newest = Selector { model: "iris".into(), pick: Pick::Newest };
-        assert_eq!("iris".parse(), Ok(newest));
-        assert_eq!("iris:7".parse(), Ok(Selector { model: "iris".into(), pick: Pick::Version(7) }));
-        assert_eq!("iris:0".parse::<Selector>(), Err(SelectorError::Version("0".into())));
-        assert_eq!("a/b".parse::<Selector>(), Err(SelectorError::Name("a/b".into())));
-        assert_eq!("iris@champion".parse::<Selector>(), Err(SelectorError::Alias("iris@champion".into())));
+    fn manifest(version: u64, sequence: u64) -> Vec<u8> {
+        testing::manifest(version, sequence).encode().expect("small")
+    }
+
+    fn control(model: &str, sequence: u64, decision: Decision) -> Vec<u8> {
+        let (decided_by, why) = ("test@host".to_owned(), "because".to_owned());
+        let control = Control { format: 1, model: model.into(), sequence, decision, decided_at_ms: 0, decided_by, why };
+        control.encode().expect("small")
+    }
+
+    /// Applies a record that nobody signed.
+    fn apply(state: &mut State, key: &str, value: Option<&[u8]>) -> Change {
+        state.apply(&LogRecord { key: key.as_bytes(), value, ..LogRecord::default() })
+    }
+
+    fn with_versions(count: u64) -> State {
+        let mut state = State::default();
+        for version in 1..=count {
+            apply(&mut state, &version_key("iris", version), Some(&manifest(version, version)));
+        }
+        state
+    }
+
+    fn decide(state: &mut State, decision: Decision) -> Change {
+        let sequence = state.next_sequence("iris");
+        apply(state, &control_key("iris", sequence), Some(&control("iris", sequence, decision)))
+    }
+
+    fn candidates(state: &State, selector: &str) -> Vec<u64> {
+        let selector = selector.parse().expect("a selector");
+        state.candidates(&selector).into_iter().map(|(version, _)| version).collect()
     }
 
     #[test]
     fn a_damaged_manifest_is_shown_and_does_not_hide_older_versions() {
         let mut state = State::default();
-        assert_eq!(state.apply(b"version/iris/2", Some(b"junk")), Change::Version("iris".into(), 2));
+        assert_eq!(apply(&mut state, "version/iris/2", Some(b"junk")), Change::Version("iris".into(), 2));
         assert!(matches!(state.versions("iris").and_then(|versions| versions.get(&2)), Some(Entry::Refused(_))));
         assert_eq!(state.next_version("iris"), 3);
         assert!(matches!(state.find(&"iris:2".parse().expect("valid")), Err(Error::Refused { version: 2, .. })));
     }
 
     #[test]
-    fn what_is_not_ours_is_left_alone() {
-        let mut state = State::default();
-        for key in [
-            &b"alias/iris/champion"[..],
-            b"version/iris",
-            b"version/iris/x",
-            b"version/a b/1",
-            b"\xff",
-            b"version/iris/0",
-            b"version/iris/01",
-            b"version/iris/+1",
-        ] {
-            assert_eq!(state.apply(key, Some(b"x")), Change::None);
-        }
-        assert_eq!(state.models().count(), 0);
-    }
-
-    #[test]
     fn no_version_is_so_large_that_there_is_no_next_one() {
         let mut state = State::default();
-        assert_eq!(state.apply(format!("version/iris/{}", u64::MAX).as_bytes(), Some(b"junk")), Change::None);
-        let last = i64::MAX as u64;
-        let key = version_key("iris", last);
-        assert_eq!(state.apply(key.as_bytes(), Some(b"junk")), Change::Version("iris".into(), last));
+        assert_eq!(apply(&mut state, &version_key("iris", u64::MAX), Some(b"junk")), Change::None);
+        let last = NUMBER_MAX;
+        assert_eq!(apply(&mut state, &version_key("iris", last), Some(b"junk")), Change::Version("iris".into(), last));
         assert_eq!(state.next_version("iris"), last + 1);
     }
 
@@ -269,5 +424,93 @@ mod tests {
     fn a_missing_model_names_those_that_there_are() {
         let error = State::default().find(&"iris".parse().expect("valid")).expect_err("nothing there");
         assert_eq!(error.to_string(), "the model log has no model iris; there are: none yet");
+        let error = with_versions(1).find(&"iris@best".parse().expect("valid")).expect_err("no alias");
+        assert!(error.to_string().contains("no such alias as iris@best"), "{error}");
+    }
+
+    #[test]
+    fn an_alias_names_a_version_and_falls_back_to_those_before() {
+        let mut state = with_versions(3);
+        let champion = |version| Decision::AliasSet { alias: "champion".into(), version };
+        assert_eq!(candidates(&state, "iris@champion"), Vec::<u64>::new());
+        assert_eq!(decide(&mut state, champion(1)), Change::Decided("iris".into()));
+        decide(&mut state, champion(3));
+        assert_eq!(candidates(&state, "iris@champion"), [3, 1]);
+        assert_eq!(state.steering("iris").former("champion"), Some(1));
+        decide(&mut state, Decision::Revoked { version: 3 });
+        assert_eq!(candidates(&state, "iris@champion"), [1]);
+        assert_eq!(candidates(&state, "iris"), [2, 1]);
+        assert!(state.withdrawn("iris", 3).is_some_and(|why| why.contains("because")));
+        assert_eq!(state.withdrawn("iris", 1), None);
+        decide(&mut state, Decision::AliasDeleted { alias: "champion".into() });
+        assert_eq!(candidates(&state, "iris@champion"), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn a_pin_holds_the_newest_back_until_it_is_taken_off() {
+        let mut state = with_versions(3);
+        decide(&mut state, Decision::Pinned { version: 2 });
+        assert_eq!(candidates(&state, "iris"), [2, 1]);
+        assert_eq!(candidates(&state, "iris:3"), [3]);
+        decide(&mut state, Decision::Unpinned);
+        assert_eq!(candidates(&state, "iris"), [3, 2, 1]);
+    }
+
+    #[test]
+    fn versions_and_decisions_count_up_together_whatever_comes_again() {
+        let mut state = with_versions(2);
+        assert_eq!(state.next_sequence("iris"), 3);
+        let alias = |version| control("iris", 3, Decision::AliasSet { alias: "champion".into(), version });
+        assert_eq!(apply(&mut state, "control/iris/3", Some(&alias(1))), Change::Decided("iris".into()));
+        assert_eq!(apply(&mut state, "control/iris/3", Some(&alias(1))), Change::None);
+        assert!(matches!(apply(&mut state, "control/iris/3", Some(&alias(2))), Change::Ignored { .. }));
+        assert!(matches!(apply(&mut state, "control/iris/4", Some(&alias(2))), Change::Ignored { .. }));
+        assert_eq!(apply(&mut state, "control/iris/3", None), Change::None);
+        assert_eq!(state.steering("iris").alias("champion"), Some(1));
+        assert_eq!(state.next_sequence("iris"), 4);
+    }
+
+    #[test]
+    fn a_pruned_version_stays_away_and_its_number_is_not_given_again() {
+        let mut state = with_versions(2);
+        decide(&mut state, Decision::Pruned { version: 2 });
+        assert_eq!(candidates(&state, "iris"), [1]);
+        let again = apply(&mut state, "version/iris/2", Some(&manifest(2, 2)));
+        assert!(matches!(again, Change::Ignored { .. }), "{again:?}");
+        assert_eq!(state.next_version("iris"), 3);
+    }
+
+    #[test]
+    fn nothing_that_nobody_trusted_signed_has_any_effect() {
+        let key = SigningKey::generate().expect("random numbers");
+        let topics =
+            Topics { models: "models".into(), artifacts: "artifacts".into(), trust: Trust::new(vec![key.public()]) };
+        let mut state = State::new(&topics);
+        let mut apply = |key: &str, value: Option<&[u8]>, signer: Option<&SigningKey>| {
+            let signature = signer.map(|signer| signer.sign("models", key, value));
+            let signature = signature.as_ref().map(String::as_bytes);
+            let change = state.apply(&LogRecord { key: key.as_bytes(), value, signature, needs: None });
+            (change, candidates(&state, "iris"))
+        };
+        let stranger = SigningKey::generate().expect("random numbers");
+        let (first, second) = (manifest(1, 1), manifest(2, 2));
+        assert_eq!(apply("version/iris/1", Some(&first), Some(&key)).1, [1]);
+        for signer in [None, Some(&stranger)] {
+            let (change, _) = apply("version/iris/2", Some(&second), signer);
+            assert_eq!(change, Change::Version("iris".into(), 2), "it is shown as refused");
+            let revoked = control("iris", 2, Decision::Revoked { version: 1 });
+            assert!(matches!(apply("control/iris/2", Some(&revoked), signer).0, Change::Ignored { .. }));
+            let (change, left) = apply("version/iris/1", None, signer);
+            assert!(matches!(change, Change::Ignored { .. }) && left.contains(&1), "{change:?}");
+        }
+        assert_eq!(apply("version/iris/2", Some(&second), Some(&key)).1, [2, 1]);
+        // A key is given up by whoever has one that is trusted.
+        let id = key.public().id();
+        let revocation = control("", 0, Decision::KeyRevoked { key: id.to_string() });
+        assert_eq!(apply(&revocation_key(&id), Some(&revocation), Some(&key)).0, Change::KeyRevoked(id));
+        let (change, _) = apply("version/iris/3", Some(&manifest(3, 3)), Some(&key));
+        assert_eq!(change, Change::Version("iris".into(), 3));
+        assert!(state.versions("iris").expect("three").values().all(|entry| matches!(entry, Entry::Refused(_))));
+        assert!(state.withdrawn("iris", 1).is_some_and(|why| why.contains("revoked")));
     }
 }

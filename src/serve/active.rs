@@ -37,4 +37,9 @@ impl Active {
     pub(super) fn swap(&self, model: Arc<ServedModel>) -> Option<Arc<ServedModel>> {
         self.0.swap(Some(model))
     }
+
+    /// Empties the slot and returns what was in it, which lanes may still hold.
+    pub(super) fn clear(&self) -> Option<Arc<ServedModel>> {
+        self.0.swap(None)
+    }
 }

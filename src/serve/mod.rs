@@ -15,6 +15,7 @@
 pub mod active;
 mod batch;
 pub mod breaker;
+mod cache;
 pub mod crash;
 pub mod delivery;
 pub mod lag;
@@ -44,7 +45,7 @@ use crate::telemetry::http::{self, Probes};
 use active::Active;
 use lane::Lane;
 use memory::{Bound, Limits};
-use model_watch::{ModelStatus, ModelWatch};
+use model_watch::{Demands, ModelStatus, ModelWatch};
 use pulse::{Activity, Gate, LanePulse};
 pub use settings::{LaneSettings, Settings};
 
@@ -80,10 +81,12 @@ pub enum Error {
     #[error("lane {0} ended by a panic; unfinished records are done again after a restart")]
     Panicked(usize),
     /// The drain took too long.
-    #[error("the drain did not end within {seconds} s; unfinished records are done again after a restart")]
+    #[error("the drain did not end within {seconds} s ({lanes}); unfinished records are done again after a restart")]
     DrainTimeout {
         /// The deadline.
         seconds: u64,
+        /// What each lane that has not ended was at.
+        lanes: String,
     },
     /// The watchdog.
     #[error(
@@ -128,7 +131,12 @@ impl Server {
             settings.connection.clone(),
             settings.topics.clone(),
             settings.selector.clone(),
-            (settings.input_format.clone(), settings.output_format),
+            Demands {
+                input: settings.input_format.clone(),
+                output: settings.output_format,
+                row_budget: settings.row_budget,
+            },
+            settings.cache.clone(),
             Arc::clone(&active),
             Arc::clone(&metrics),
         );
@@ -168,7 +176,7 @@ impl Server {
         let deadline = Instant::now() + self.drain_timeout + DRAIN_GRACE;
         while !(self.lanes.iter().all(JoinHandle::is_finished) && self.watch.is_finished()) {
             if Instant::now() >= deadline {
-                return Err(Error::DrainTimeout { seconds: self.drain_timeout.as_secs() });
+                return Err(Error::DrainTimeout { seconds: self.drain_timeout.as_secs(), lanes: self.unfinished() });
             }
             std::thread::sleep(SUPERVISION);
         }
@@ -181,6 +189,15 @@ impl Server {
             }
         }
         result
+    }
+
+    fn unfinished(&self) -> String {
+        let running = self.pulses.iter().zip(&self.lanes).enumerate().filter(|(_, (_, lane))| !lane.is_finished());
+        let lanes = running.map(|(index, (pulse, _))| {
+            let (activity, silent) = (pulse.activity(), pulse.age().as_secs());
+            format!("lane {index} is {activity:?} and turned {silent} s ago")
+        });
+        lanes.collect::<Vec<String>>().join(", ")
     }
 
     fn check_progress(&self) -> Result<(), Error> {

@@ -1,19 +1,22 @@
 //! Follows the model log; verifies; swaps. Off the lanes, on a thread of its own.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::kafka::{self, Connection};
-use crate::model::{Artifact, Manifest, Refusal};
+use crate::model::{Digest, Manifest, Refusal};
 use crate::pipeline::{InputFormat, OutputFormat, ServedModel};
 use crate::registry::follow::{FetchError, Follower, Turn, fetch_artifact};
-use crate::registry::state::{Change, Entry, Selector};
-use crate::registry::{self, Topics};
+use crate::registry::state::{Change, Entry};
+use crate::registry::stored::StoredArtifact;
+use crate::registry::{self, Selector, Topics};
 use crate::shutdown::Stop;
 use crate::telemetry::Metrics;
 
 use super::active::Active;
+use super::cache::Cache;
 
 /// How long one wait for the model log lasts: the longest that a stop is not seen.
 const POLL: Duration = Duration::from_millis(200);
@@ -21,6 +24,8 @@ const POLL: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(1);
 /// When it is said first that there is no model yet: reading the log takes less.
 const FIRST_NOTICE: Duration = Duration::from_secs(3);
+/// How long the model log has to be read before a copy on disk is served, where one is kept.
+const LOG_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is said again.
 const WAITING_NOTICE: Duration = Duration::from_secs(30);
 
@@ -37,8 +42,34 @@ pub struct ModelStatus {
     pub algorithm: Option<String>,
     /// When it was activated (RFC 3339).
     pub since: Option<String>,
+    /// It is the copy of a former time: what the model log says since then is not known.
+    pub stale: bool,
+    /// The version that is being fetched.
+    pub loading: Option<Loading>,
     /// Refused versions with the reason.
     pub refused: BTreeMap<u64, String>,
+}
+
+/// How far a version is fetched.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Loading {
+    /// The version.
+    pub version: u64,
+    /// The stored bytes that came.
+    pub bytes: u64,
+    /// Of how many.
+    pub of: u64,
+}
+
+/// What is asked of a model beside what its artifact says.
+#[derive(Debug, Clone)]
+pub struct Demands {
+    /// The records that it has to read.
+    pub input: InputFormat,
+    /// The predictions that it has to write.
+    pub output: OutputFormat,
+    /// The longest time that scoring a golden row may take.
+    pub row_budget: Duration,
 }
 
 /// Follows one selector of the model log and keeps [`Active`] at the best version that passes every check.
@@ -46,12 +77,14 @@ pub struct ModelWatch {
     connection: Connection,
     topics: Topics,
     selector: Selector,
-    input: InputFormat,
-    output: OutputFormat,
+    demands: Demands,
+    cache: Option<Cache>,
     active: Arc<Active>,
     metrics: Arc<Metrics>,
     status: Arc<Mutex<ModelStatus>>,
-    refused: BTreeMap<u64, Refusal>,
+    /// What was fetched and refused, by version: not fetched again.
+    refused: BTreeMap<u64, Digest>,
+    started: Instant,
     /// Former models that a lane may still hold; freed here, not on the lane.
     retired: Vec<Arc<ServedModel>>,
 }
@@ -70,22 +103,23 @@ impl ModelWatch {
         connection: Connection,
         topics: Topics,
         selector: Selector,
-        formats: (InputFormat, OutputFormat),
+        demands: Demands,
+        cache: Option<PathBuf>,
         active: Arc<Active>,
         metrics: Arc<Metrics>,
     ) -> ModelWatch {
         let status = ModelStatus { selector: selector.to_string(), ..ModelStatus::default() };
-        let (input, output) = formats;
         ModelWatch {
             connection,
             topics,
+            cache: cache.map(|directory| Cache::new(directory, &selector)),
             selector,
-            input,
-            output,
+            demands,
             active,
             metrics,
             status: Arc::new(Mutex::new(status)),
             refused: BTreeMap::new(),
+            started: Instant::now(),
             retired: Vec::new(),
         }
     }
@@ -100,6 +134,7 @@ impl ModelWatch {
         while !stop.is_set() {
             if let Err(error) = self.follow(stop) {
                 tracing::warn!(%error, "the model log cannot be read; trying again, the active model stays");
+                self.make_do();
                 stop.wait(RETRY);
             }
         }
@@ -116,8 +151,17 @@ impl ModelWatch {
                     caught_up = true;
                     true
                 }
-                Ok(Turn::Change(Change::Version(model, _) | Change::Removed(model, _))) => {
+                Ok(Turn::Change(Change::Version(model, _) | Change::Removed(model, _) | Change::Decided(model))) => {
                     caught_up && model == self.selector.model
+                }
+                Ok(Turn::Change(Change::KeyRevoked(key))) => {
+                    tracing::warn!(%key, "a signing key is revoked; nothing that it signed is served");
+                    caught_up
+                }
+                Ok(Turn::Change(Change::Ignored { key, refusal })) => {
+                    self.metrics.model_refused(refusal.reason());
+                    tracing::error!(key, reason = refusal.reason(), %refusal, "ignoring a record of the model log");
+                    false
                 }
                 Ok(Turn::Change(Change::None) | Turn::Nothing) => look_again.is_some_and(|at| at <= Instant::now()),
                 Err(registry::Error::Kafka(kafka::Error::Unreachable { cause, .. })) => {
@@ -132,6 +176,9 @@ impl ModelWatch {
                     Outcome::Again => Some(Instant::now() + RETRY),
                 };
             }
+            if !caught_up && self.started.elapsed() >= LOG_PATIENCE {
+                self.make_do();
+            }
             if !self.active.is_set() && next_notice <= Instant::now() {
                 tracing::info!(model = %self.selector, "waiting for a model; not ready until one is published");
                 next_notice = Instant::now() + WAITING_NOTICE;
@@ -141,24 +188,28 @@ impl ModelWatch {
         Ok(())
     }
 
-    /// Activates the first candidate that passes every check, unless it or a better one is active already.
+    /// Activates the first candidate that passes every check, unless it or a better one is active already. Where there is none,
+    /// the active version stays, unless nobody may serve it any more.
     fn activate_best(&mut self, follower: &Follower) -> Outcome {
         let active = self.active.load().as_ref().map(|model| model.version);
         for (version, entry) in follower.state().candidates(&self.selector) {
-            if active == Some(version) {
-                return Outcome::Settled;
-            }
-            if self.refused.contains_key(&version) {
-                continue;
-            }
             match entry {
-                Entry::Refused(refusal) => self.refuse(version, refusal.clone()),
-                Entry::Manifest(manifest) => match self.load(manifest) {
-                    Ok(model) => {
-                        self.activate(model, &manifest.algorithm);
+                Entry::Manifest(_) if active == Some(version) => {
+                    lock(&self.status).stale = false;
+                    return Outcome::Settled;
+                }
+                Entry::Refused(refusal) => self.refuse(version, refusal),
+                Entry::Manifest(manifest) if self.refused.get(&version) == Some(&manifest.digest) => {}
+                Entry::Manifest(manifest) => match self.fetch(manifest) {
+                    Ok((model, stored)) => {
+                        self.activate(model, &manifest.algorithm, false);
+                        self.keep(manifest, &stored);
                         return Outcome::Settled;
                     }
-                    Err(FetchError::Refused(refusal)) => self.refuse(version, refusal),
+                    Err(FetchError::Refused(refusal)) => {
+                        self.refuse(version, &refusal);
+                        self.refused.insert(version, manifest.digest);
+                    }
                     Err(FetchError::Kafka(error)) => {
                         tracing::warn!(%error, model = %self.selector, version, "cannot fetch the artifact; trying again");
                         return Outcome::Again;
@@ -166,26 +217,77 @@ impl ModelWatch {
                 },
             }
         }
+        let withdrawn = active.and_then(|version| follower.state().withdrawn(&self.selector.model, version));
+        if let Some(why) = withdrawn {
+            self.withdraw(&why);
+        }
         Outcome::Settled
     }
 
     /// Fetches, verifies and compiles a version.
-    fn load(&self, manifest: &Manifest) -> Result<ServedModel, FetchError> {
+    fn fetch(&self, manifest: &Manifest) -> Result<(ServedModel, StoredArtifact), FetchError> {
         let timer = Instant::now();
-        let bytes = fetch_artifact(&self.connection, &self.topics, manifest)?;
-        let artifact = Artifact::decode(&bytes)?;
-        drop(bytes);
-        if artifact.signature != manifest.signature {
-            return Err(Refusal::Signature("the artifact's signature is not the manifest's".to_owned()).into());
-        }
-        let model = artifact.into_model()?;
-        let (name, version, digest) = (manifest.model.as_str(), manifest.version, manifest.digest);
-        let served = ServedModel::new(name, version, model, digest, &self.input, &self.output)?;
+        let mut loading = Loading { version: manifest.version, bytes: 0, of: manifest.stored_bytes() };
+        let fetched = fetch_artifact(&self.connection, &self.topics, manifest, |bytes| {
+            loading.bytes += bytes;
+            lock(&self.status).loading = Some(loading);
+        });
+        let served = fetched.and_then(|stored| Ok((self.prove(manifest, &stored)?, stored)));
+        lock(&self.status).loading = None;
+        let served = served?;
         self.metrics.model_loaded(timer.elapsed().as_secs_f64());
         Ok(served)
     }
 
-    fn activate(&mut self, model: ServedModel, algorithm: &str) {
+    /// Verifies and compiles a version.
+    fn prove(&self, manifest: &Manifest, stored: &StoredArtifact) -> Result<ServedModel, Refusal> {
+        let artifact = stored.artifact()?;
+        if artifact.signature != manifest.signature {
+            return Err(Refusal::Signature("the artifact's signature is not the manifest's".to_owned()));
+        }
+        let unproven = artifact.compile()?;
+        let (rows, timer) = (unproven.golden_rows() as u32, Instant::now());
+        let model = unproven.prove()?;
+        let (actual, limit) = (timer.elapsed() / rows.max(1), self.demands.row_budget);
+        if actual > limit {
+            let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            return Err(Refusal::TooSlow { actual_us: micros(actual), limit_us: micros(limit) });
+        }
+        let (name, version, digest) = (manifest.model.as_str(), manifest.version, manifest.digest);
+        ServedModel::new(name, version, model, digest, &self.demands.input, &self.demands.output)
+    }
+
+    /// Keeps a copy on disk, where that is wanted. Without one it is only worse the next time.
+    fn keep(&self, manifest: &Manifest, stored: &StoredArtifact) {
+        if let Some(Err(error)) = self.cache.as_ref().map(|cache| cache.keep(manifest, stored)) {
+            tracing::warn!(%error, "the version cannot be kept on disk; it is served all the same");
+        }
+    }
+
+    /// Serves the copy on disk while the model log cannot be read, where there is one and nothing better.
+    fn make_do(&mut self) {
+        let Some(cache) = self.cache.clone().filter(|_| !self.active.is_set()) else { return };
+        let kept = match cache.last_good() {
+            Ok(kept) => kept,
+            Err(error) => {
+                tracing::warn!(%error, "the copy on disk cannot be served");
+                None
+            }
+        };
+        let Some((manifest, stored)) = kept else { return };
+        match self.prove(&manifest, &stored) {
+            Ok(model) => {
+                tracing::warn!(
+                    model = %self.selector, version = model.version,
+                    "the model log cannot be read: serving the last good version from disk, which may be stale"
+                );
+                self.activate(model, &manifest.algorithm, true);
+            }
+            Err(refusal) => tracing::warn!(%refusal, "the copy on disk is refused"),
+        }
+    }
+
+    fn activate(&mut self, model: ServedModel, algorithm: &str, stale: bool) {
         let model = Arc::new(model);
         let (version, digest) = (model.version, model.digest.to_string());
         self.metrics.model_activated(&model.name, version, &digest, algorithm);
@@ -198,15 +300,33 @@ impl ModelWatch {
         status.digest = Some(digest);
         status.algorithm = Some(algorithm.to_owned());
         status.since = Some(humantime::format_rfc3339_millis(SystemTime::now()).to_string());
+        status.stale = stale;
     }
 
-    fn refuse(&mut self, version: u64, refusal: Refusal) {
+    /// Stops to serve: nobody may serve the active version any more, and there is no other. Lanes wait for one.
+    fn withdraw(&mut self, why: &str) {
+        let Some(former) = self.active.clear() else { return };
+        tracing::error!(
+            model = former.name,
+            version = former.version,
+            why,
+            "the version must not be served any more and there is no other: records wait until one is published"
+        );
+        self.retired.push(former);
+        let mut status = lock(&self.status);
+        let ModelStatus { selector, refused, .. } = std::mem::take(&mut *status);
+        *status = ModelStatus { selector, refused, ..ModelStatus::default() };
+    }
+
+    fn refuse(&mut self, version: u64, refusal: &Refusal) {
         let reason = refusal.reason();
+        let text = format!("{reason}: {refusal}");
+        if lock(&self.status).refused.insert(version, text.clone()) == Some(text) {
+            return;
+        }
         self.metrics.model_refused(reason);
         let kept = self.active.load().as_ref().map(|model| model.version);
         tracing::error!(model = %self.selector, version, reason, %refusal, kept, "refusing a version; the last good one stays");
-        lock(&self.status).refused.insert(version, format!("{reason}: {refusal}"));
-        self.refused.insert(version, refusal);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a serving process is told.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::kafka::Connection;
@@ -20,6 +21,10 @@ pub struct Settings {
     pub topics: Topics,
     /// The model to serve.
     pub selector: Selector,
+    /// The longest time that scoring a golden row may take: a version that takes longer is refused.
+    pub row_budget: Duration,
+    /// Where a copy of the last good version is kept for a start without the model log.
+    pub cache: Option<PathBuf>,
     /// The number of lanes.
     pub lanes: usize,
     /// What the lanes share.

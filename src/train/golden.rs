@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::model::artifact::{GoldenRow, GoldenValue};
 use crate::model::signature::{FeatureKind, Value};
-use crate::model::verify::encode_golden;
+use crate::model::verify::{GOLDEN_ROWS_MIN, encode_golden};
 use crate::model::{Block, Model, Predictions};
 
 use super::dataset::{Dataset, Targets};
@@ -28,7 +28,10 @@ pub fn choose(data: &Dataset, model: &Model, rows: &[usize]) -> Vec<GoldenRow> {
         inputs.push(with_missing(model, &plain));
         inputs.push(with_unknown(model, &plain));
     }
-    inputs.into_iter().filter_map(|inputs| golden_row(model, inputs)).collect()
+    let chosen: Vec<GoldenRow> = inputs.into_iter().filter_map(|inputs| golden_row(model, inputs)).collect();
+    // Of a table with fewer rows than a proof needs, each counts more than once.
+    let needed = chosen.len().max(GOLDEN_ROWS_MIN);
+    chosen.iter().cycle().take(needed).cloned().collect()
 }
 
 fn of_each_class(targets: &Targets, rows: &[usize]) -> Vec<usize> {

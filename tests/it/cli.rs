@@ -43,7 +43,7 @@ fn settings_that_do_not_go_together_are_exit_code_3() {
         let said = failed_with(3, &[&serve[..], rest].concat());
         assert!(said.contains(expected), "{rest:?}: {said}");
     }
-    let said = failed_with(3, &["models", "show", "iris@champion"]);
+    let said = failed_with(3, &["models", "show", "iris@"]);
     assert!(said.contains("alias"), "{said}");
     let said = failed_with(3, &["dead-letters", "show", "17", "--topic", "t"]);
     assert!(said.contains("PARTITION:OFFSET"), "{said}");

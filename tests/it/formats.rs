@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use modelstream::model::artifact::{Evaluation, FORMAT, GoldenRow, GoldenValue};
+use modelstream::model::control::{self, Decision};
 use modelstream::model::linear::Link;
-use modelstream::model::manifest::Chunks;
+use modelstream::model::manifest::{self, Chunks};
 use modelstream::model::signature::{CategoryRule, Encoding, Feature, FeatureKind, Signature, Target};
 use modelstream::model::tree_ensemble::{Aggregation, Node};
-use modelstream::model::{Artifact, Digest, Linear, Manifest, NaiveBayes, Predictor, Refusal, TreeEnsemble};
+use modelstream::model::verify::GOLDEN_ROWS_MIN;
+use modelstream::model::{Artifact, Control, Digest, Linear, Manifest, NaiveBayes, Predictor, Refusal, TreeEnsemble};
 use proptest::prelude::*;
 
 fn signature(classes: &[&str]) -> Signature {
@@ -37,7 +39,7 @@ fn artifact(signature: Signature, predictor: Predictor, outputs: Vec<f64>) -> Ar
             metrics: BTreeMap::from([("accuracy".into(), 0.9), ("f1".into(), 0.8)]),
             confusion_matrix: vec![vec![1, 2], vec![3, 4]],
         },
-        golden_rows: vec![GoldenRow { inputs, outputs }],
+        golden_rows: vec![GoldenRow { inputs, outputs }; GOLDEN_ROWS_MIN],
     }
 }
 
@@ -47,10 +49,16 @@ fn forest() -> Artifact {
     artifact(signature(&["a", "b"]), Predictor::TreeEnsemble(trees), vec![0.0, 1.0])
 }
 
+fn control() -> Control {
+    let (model, decision) = ("iris".into(), Decision::Revoked { version: 6 });
+    let (decided_by, why) = ("someone@host".into(), "it says rain".into());
+    Control { format: control::FORMAT, model, sequence: 9, decision, decided_at_ms: 1, decided_by, why }
+}
+
 fn manifest() -> Manifest {
     let artifact = forest();
     Manifest {
-        format: FORMAT,
+        format: manifest::FORMAT,
         model: "iris".into(),
         version: 3,
         digest: Digest::of(b"x"),
@@ -63,6 +71,8 @@ fn manifest() -> Manifest {
         published_at_ms: 1_764_000_000_000,
         published_by: "ada@example".into(),
         note: String::new(),
+        sequence: 4,
+        stored: None,
     }
 }
 
@@ -153,6 +163,21 @@ fn a_newer_format_says_that_a_newer_modelstream_is_needed() {
 }
 
 #[test]
+fn a_decision_is_read_as_it_was_written_and_no_flipped_bit_panics() {
+    let bytes = control().encode().expect("small");
+    assert_eq!(Control::decode(&bytes).expect("ours"), control());
+    for index in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut flipped = bytes.clone();
+            flipped[index] ^= 1 << bit;
+            assert_ne!(Control::decode(&flipped).ok(), Some(control()), "byte {index}, bit {bit}");
+        }
+    }
+    let newer = Control { format: control::FORMAT + 1, ..control() };
+    assert_eq!(Control::decode(&newer.encode().expect("small")).expect_err("newer").reason(), "newer_format");
+}
+
+#[test]
 fn a_claimed_length_takes_no_memory() {
     // The format number, then an algorithm of 2^62 bytes.
     let header = forest().encode().expect("small")[..10].to_vec();
@@ -177,7 +202,7 @@ fn lists_of_too_many_items_are_refused_by_their_count() {
 fn a_model_that_answers_otherwise_is_refused() {
     let mut swapped = forest();
     swapped.signature.target.classes.reverse();
-    swapped.golden_rows[0].outputs.reverse();
+    swapped.golden_rows.iter_mut().for_each(|row| row.outputs.reverse());
     assert_eq!(swapped.into_model().expect_err("classes in another order").reason(), "golden");
     let mut permuted = forest();
     permuted.signature.features.reverse();
@@ -185,6 +210,32 @@ fn a_model_that_answers_otherwise_is_refused() {
     let mut off = forest();
     off.golden_rows[0].outputs[1] = 1.0 - 2e-6;
     assert!(matches!(off.into_model(), Err(Refusal::Golden { row: 0, .. })));
+    let mut unproven = forest();
+    unproven.golden_rows.truncate(GOLDEN_ROWS_MIN - 1);
+    assert_eq!(unproven.into_model().expect_err("too few rows to prove it").reason(), "golden");
+}
+
+/// What stands before a datum of `schema`.
+fn frame(schema: &str) -> Vec<u8> {
+    let schema = apache_avro::Schema::parse_str(schema).expect("a schema");
+    let fingerprint = schema.fingerprint::<apache_avro::rabin::Rabin>();
+    [[0xC3, 0x01].as_slice(), &fingerprint.bytes].concat()
+}
+
+#[test]
+fn a_manifest_of_the_first_format_is_read_and_one_of_a_newer_one_says_what_it_needs() {
+    let mut first = manifest();
+    (first.format, first.sequence, first.stored) = (1, 0, None);
+    // The second format has two fields more, here a byte each: no place in the order, nothing said of how it is stored.
+    let written = first.encode().expect("small");
+    let (datum, more) = written[10..].split_at(written.len() - 12);
+    assert_eq!(more, [0, 0]);
+    let bytes = [frame(manifest::FORMER_SCHEMAS[0]).as_slice(), datum].concat();
+    assert_eq!(Manifest::decode(&bytes).expect("the first format"), first);
+    let newer = Manifest { format: manifest::FORMAT + 1, ..manifest() };
+    let refusal = Manifest::decode(&newer.encode().expect("small")).expect_err("newer");
+    assert_eq!(refusal.reason(), "newer_format");
+    assert!(refusal.needing("0.9.0").to_string().contains("needs modelstream 0.9.0 or newer"));
 }
 
 #[test]
@@ -241,7 +292,9 @@ proptest! {
 #[test]
 fn the_fingerprints_in_the_documentation_are_those_of_the_schemas() {
     let readme = std::fs::read_to_string(crate::harness::root().join("schemas/README.md")).expect("the documentation");
-    for (name, bytes) in [("artifact", forest().encode()), ("manifest", manifest().encode())] {
+    for (name, bytes) in
+        [("artifact", forest().encode()), ("manifest", manifest().encode()), ("control", control().encode())]
+    {
         let bytes = bytes.expect("small");
         let fingerprint: String = bytes[2..10].iter().map(|byte| format!("{byte:02x}")).collect();
         assert!(readme.contains(&format!("| {name} | `{fingerprint}` |")), "{name} has {fingerprint}");

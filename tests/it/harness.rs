@@ -17,7 +17,7 @@ use modelstream::kafka::Connection;
 use modelstream::kafka::admin::{Admin, Cleanup, TopicSpec};
 use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
 use modelstream::kafka::reader::{LogReader, Read, Start};
-use modelstream::registry::Topics;
+use modelstream::registry::{Topics, Trust};
 
 use crate::proxy::Proxy;
 
@@ -240,7 +240,8 @@ impl Cluster {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("{test}-{}-{number}", std::process::id());
         let connection = Connection::new(brokers, &[]).expect("no properties");
-        let log = Topics { models: format!("{prefix}.models"), artifacts: format!("{prefix}.artifacts") };
+        let (models, artifacts) = (format!("{prefix}.models"), format!("{prefix}.artifacts"));
+        let log = Topics { models, artifacts, trust: Trust::default() };
         let cluster = Cluster { brokers: brokers.to_owned(), connection, log, prefix, replication };
         let compacted = |name: &String| TopicSpec { name: name.clone(), partitions: 1, cleanup: Cleanup::Compact };
         cluster.create(&[compacted(&cluster.log.models), compacted(&cluster.log.artifacts)]);

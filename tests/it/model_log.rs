@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use modelstream::kafka;
 use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
-use modelstream::model::artifact::{Evaluation, FORMAT};
+use modelstream::model::artifact::{Evaluation, FORMAT, GoldenRow, GoldenValue};
 use modelstream::model::signature::{Feature, FeatureKind, Signature, Target};
 use modelstream::model::tree_ensemble::{Aggregation, Node};
-use modelstream::model::{Artifact, Digest, Predictor, TreeEnsemble};
-use modelstream::registry::publish::{Published, Request, publish};
+use modelstream::model::verify::GOLDEN_ROWS_MIN;
+use modelstream::model::{Artifact, Digest, Manifest, Predictor, TreeEnsemble};
+use modelstream::registry::publish::{Published, Request, Source, publish};
 use modelstream::registry::state::Entry;
-use modelstream::registry::{Error, follow};
+use modelstream::registry::{Author, Error, follow};
 
 use crate::harness::{Cluster, DEADLINE, Serving, failed_with, real_kafka, succeeded, wait_until};
 
@@ -33,13 +34,25 @@ fn artifact(trees: usize, depth: u32) -> Artifact {
         signature: Signature { features: vec![feature], target },
         predictor: Predictor::TreeEnsemble(ensemble),
         evaluation: Evaluation::default(),
-        golden_rows: Vec::new(),
+        // Left of every threshold is the first leaf.
+        golden_rows: vec![
+            GoldenRow { inputs: vec![GoldenValue::Number(-1.0)], outputs: vec![inner as f64] };
+            GOLDEN_ROWS_MIN
+        ],
     }
 }
 
 fn publish_bytes(cluster: &Cluster, model: &str, version: Option<u64>, bytes: &[u8]) -> Result<Published, Error> {
-    let request = Request { model, version, bytes, published_by: "test@host".into(), note: String::new() };
-    publish(&cluster.connection, &cluster.log, &request, |_| {})
+    let request = Request { model, version, source: Source::Bytes(bytes), note: String::new() };
+    let author = Author { name: "test@host".into(), key: None };
+    publish(&cluster.connection, &cluster.log, &author, &request, |_| {})
+}
+
+fn fetch(cluster: &Cluster, manifest: &Manifest) -> Vec<u8> {
+    let stored = follow::fetch_artifact(&cluster.connection, &cluster.log, manifest, |_| {}).expect("fetched");
+    let mut bytes = Vec::new();
+    stored.write_to(&mut bytes).expect("the promised bytes").expect("memory");
+    bytes
 }
 
 #[test]
@@ -98,8 +111,7 @@ fn a_torn_publish_is_seen_by_nobody() {
     std::mem::forget(torn);
     let published = publish_bytes(&cluster, "m", None, &bytes).expect("published");
     assert_eq!(published.manifest.version, 1);
-    let fetched = follow::fetch_artifact(&cluster.connection, &cluster.log, &published.manifest).expect("fetched");
-    assert_eq!(fetched, bytes);
+    assert_eq!(fetch(&cluster, &published.manifest), bytes);
 }
 
 #[test]
@@ -108,8 +120,9 @@ fn a_model_of_50_mb_goes_through_a_broker_with_default_limits() {
     let bytes = artifact(22, 17).encode().expect("below the limit");
     assert!(bytes.len() > 50_000_000, "{}", bytes.len());
     let published = publish_bytes(&cluster, "large", None, &bytes).expect("published");
-    assert_eq!(published.manifest.chunks.count as usize, bytes.len().div_ceil(512 * 1024));
-    let fetched = follow::fetch_artifact(&cluster.connection, &cluster.log, &published.manifest).expect("fetched");
+    let stored = published.manifest.stored_bytes();
+    assert_eq!(u64::from(published.manifest.chunks.count), stored.div_ceil(512 * 1024));
+    let fetched = fetch(&cluster, &published.manifest);
     assert_eq!(Digest::of(&fetched), published.manifest.digest);
     let model = Artifact::decode(&fetched).and_then(Artifact::into_model).expect("sound");
     assert_eq!(model.signature().features.len(), 1);
@@ -147,7 +160,7 @@ fn a_damaged_version_is_refused_and_the_last_good_one_serves() {
     let (mut serving, _) = serving_iris(&cluster);
     let state = follow::read_state(&cluster.connection, &cluster.log).expect("readable");
     let Some(Entry::Manifest(good)) = state.versions("iris").and_then(|versions| versions.get(&1)) else { panic!() };
-    let bytes = follow::fetch_artifact(&cluster.connection, &cluster.log, good).expect("fetched");
+    let bytes = fetch(&cluster, good);
     let refusals = |reason: &str| {
         let label = format!("{{reason=\"{reason}\"}}");
         serving.metric("modelstream_model_refusals_total").get(&label).copied().unwrap_or_default()
@@ -186,12 +199,12 @@ fn a_damaged_version_is_refused_and_the_last_good_one_serves() {
 }
 
 /// Writes chunks and a manifest past every check of `publish`.
-fn send_version(cluster: &Cluster, good: &modelstream::model::Manifest, version: u64, digest: Digest, bytes: &[u8]) {
+fn send_version(cluster: &Cluster, good: &Manifest, version: u64, digest: Digest, bytes: &[u8]) {
     let admin = kafka::admin::Admin::new(&cluster.connection).expect("valid settings");
     let (_, end) = admin.watermarks(&cluster.log.artifacts, 0).expect("a broker");
-    send_raw(cluster, &cluster.log.artifacts, &format!("{digest}/0"), Some(bytes));
-    let mut manifest = good.clone();
+    let mut manifest = Manifest { stored: None, ..good.clone() };
     (manifest.version, manifest.digest, manifest.artifact_bytes) = (version, digest, bytes.len() as u64);
+    send_raw(cluster, &cluster.log.artifacts, &manifest.chunk_key(0), Some(bytes));
     (manifest.chunks.first_offset, manifest.chunks.last_offset) = (end, end);
     let key = format!("version/iris/{version}");
     send_raw(cluster, &cluster.log.models, &key, Some(&manifest.encode().expect("small")));

@@ -26,8 +26,8 @@ use crate::kafka::Connection;
 use crate::kafka::admin::{Admin, Cleanup, REPLICATION_WANTED, TopicSpec};
 use crate::kafka::producer::Producer;
 use crate::model::Artifact;
-use crate::registry::Topics;
-use crate::registry::publish::{Request, publish};
+use crate::registry::publish::{Request, Source, publish};
+use crate::registry::{Author, Topics, Trust};
 use crate::shutdown::{self, Stop};
 
 use super::publish::read_artifact;
@@ -78,7 +78,7 @@ impl Names {
         let run = RandomState::new().hash_one(std::process::id()) as u32;
         let name = |name: &str| format!("{}-{run:08x}.{name}", settings.prefix);
         let log = match own_log {
-            true => Topics { models: name("models"), artifacts: name("artifacts") },
+            true => Topics { models: name("models"), artifacts: name("artifacts"), trust: Trust::default() },
             false => log,
         };
         let (input, output, dead_letters) = (name("input"), name("output"), name("input.dead-letters"));
@@ -104,7 +104,7 @@ impl Names {
 pub fn run(common: &cli::Common, bench: &cli::Bench) -> Result<(), Error> {
     let settings = config::bench::bench(bench)?;
     let connection = config::connection(common)?;
-    let names = Names::new(&settings, config::topics(common));
+    let names = Names::new(&settings, config::topics(common)?);
     let runtime = super::serve::runtime()?;
     let stop = Stop::new();
     shutdown::on_signals(runtime.handle(), stop.clone())
@@ -184,7 +184,7 @@ impl<'a> Run<'a> {
         let (bytes, selector) = match &settings.model {
             ModelSource::Log(selector) => {
                 let manifest = models::find(connection, &names.log, &selector.to_string())?;
-                (models::fetch(connection, &names.log, &manifest)?, selector.to_string())
+                (models::fetch_bytes(connection, &names.log, &manifest)?, selector.to_string())
             }
             ModelSource::File(path) => (read_artifact(path)?, MODEL.to_owned()),
             ModelSource::BuiltIn => (super::train::fit_csv(IRIS, TARGET, "random-forest", None)?.0, MODEL.to_owned()),
@@ -201,9 +201,9 @@ impl<'a> Run<'a> {
     }
 
     fn publish(&self) -> Result<u64, Error> {
-        let (bytes, published_by) = (self.bytes.as_slice(), "modelstream bench".to_owned());
-        let request = Request { model: MODEL, version: None, bytes, published_by, note: String::new() };
-        Ok(publish(self.connection, &self.names.log, &request, |_| {})?.manifest.version)
+        let author = Author { name: "modelstream bench".to_owned(), key: None };
+        let request = Request { model: MODEL, version: None, source: Source::Bytes(&self.bytes), note: String::new() };
+        Ok(publish(self.connection, &self.names.log, &author, &request, |_| {})?.manifest.version)
     }
 
     fn measure(&self) -> Result<Summary, Error> {

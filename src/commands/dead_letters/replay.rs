@@ -92,7 +92,7 @@ impl Targets {
         replay: &cli::DeadLettersReplay,
         dead_letters: &str,
     ) -> Result<Targets, Error> {
-        let log = config::topics(common);
+        let log = config::topics(common)?;
         let mut partitions = Admin::new(connection)?.topics()?;
         // Whoever may write dead letters may name any topic in them, and what is sent is sent with the rights of who replays.
         let forbidden =

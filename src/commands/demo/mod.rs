@@ -18,8 +18,8 @@ use crate::kafka::admin::{Admin, Cleanup, TopicSpec};
 use crate::kafka::consumer::OffsetReset;
 use crate::kafka::embedded::EmbeddedBroker;
 use crate::pipeline::{InputFormat, OutputFormat};
-use crate::registry::publish::{Request, publish};
-use crate::registry::{Pick, Selector, Topics};
+use crate::registry::publish::{Request, Source, publish};
+use crate::registry::{Author, Pick, Selector, Topics, Trust};
 use crate::serve::LaneSettings;
 use crate::serve::delivery::CommitLimits;
 use crate::serve::{Server, Settings};
@@ -41,6 +41,8 @@ const COMMIT: CommitLimits =
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the last predictions may take after the last record.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
+/// A row of the demo's forests takes microseconds; a machine that is busy makes no version bad.
+const ROW_BUDGET: Duration = Duration::from_secs(1);
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const VIEW_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -62,7 +64,8 @@ impl Names {
             false => String::new(),
         };
         let name = |name: &str| format!("{prefix}{name}");
-        let log = Topics { models: name("modelstream.models"), artifacts: name("modelstream.artifacts") };
+        let (models, artifacts) = (name("modelstream.models"), name("modelstream.artifacts"));
+        let log = Topics { models, artifacts, trust: Trust::default() };
         Names {
             input: name("iris.features"),
             output: name("iris.predictions"),
@@ -177,14 +180,9 @@ fn publish_version(
     max_depth: Option<u16>,
 ) -> Result<String, Error> {
     let (bytes, accuracy) = super::train::fit_csv(IRIS.as_bytes(), TARGET, algorithm, max_depth)?;
-    let request = Request {
-        model: MODEL,
-        version: None,
-        bytes: &bytes,
-        published_by: "modelstream demo".to_owned(),
-        note: String::new(),
-    };
-    let published = publish(connection, &names.log, &request, |_| {})?;
+    let author = Author { name: "modelstream demo".to_owned(), key: None };
+    let request = Request { model: MODEL, version: None, source: Source::Bytes(&bytes), note: String::new() };
+    let published = publish(connection, &names.log, &author, &request, |_| {})?;
     let version = published.manifest.version;
     Ok(format!("published {MODEL} version {version}: {algorithm}, accuracy {accuracy:.3} on unseen rows"))
 }
@@ -210,6 +208,8 @@ fn settings(connection: &Connection, names: &Names, listen: std::net::SocketAddr
         connection: connection.clone(),
         topics: names.log.clone(),
         selector: Selector { model: MODEL.to_owned(), pick: Pick::Newest },
+        row_budget: ROW_BUDGET,
+        cache: None,
         lanes: LANES,
         lane,
         input_format: InputFormat::Json { field: None },

@@ -4,6 +4,7 @@
 //! in memory than in a datum. So a datum is walked once beforehand: every length must be there, and the items are counted.
 
 use std::collections::HashMap;
+use std::io::BufRead;
 
 use apache_avro::Schema;
 
@@ -37,21 +38,20 @@ impl Shape {
         compile(schema, &mut HashMap::new()).expect("our schemas hold nothing else, which a test proves")
     }
 
-    /// Walks over the datum that fills `bytes` exactly.
+    /// Walks over the datum that `source` holds and nothing else.
     ///
     /// # Errors
     /// [`Refusal::TooLarge`] when it has more than [`ITEMS_MAX`] items, [`Refusal::Undecodable`] when it claims what is not there.
-    pub(super) fn check(&self, bytes: &[u8], what: &'static str) -> Result<(), Refusal> {
-        let mut walk = Walk { rest: bytes, items: 0 };
-        walk.over(self).map_err(|fault| match fault {
+    pub(super) fn check(&self, source: impl BufRead, what: &'static str) -> Result<(), Refusal> {
+        let mut walk = Walk { source, items: 0 };
+        let walked = walk.over(self).and_then(|()| Ok(walk.rest()?.is_empty()));
+        let ended = walked.map_err(|fault| match fault {
+            Fault::Source(error) => Refusal::Undecodable(format!("the {what}: {error}")),
             Fault::Claim => Refusal::Undecodable(format!("the {what} claims more bytes than it has")),
             Fault::Integer => Refusal::Undecodable(format!("the {what} has an integer or index that cannot be")),
             Fault::Items(actual) => Refusal::TooLarge { what: "the number of list items", actual, limit: ITEMS_MAX },
         })?;
-        match walk.rest.len() {
-            0 => Ok(()),
-            rest => Err(Refusal::Undecodable(format!("{rest} bytes stand behind the {what}"))),
-        }
+        if ended { Ok(()) } else { Err(Refusal::Undecodable(format!("bytes stand behind the {what}"))) }
     }
 }
 
@@ -82,17 +82,23 @@ fn compile(schema: &Schema, named: &mut HashMap<String, Shape>) -> Option<Shape>
 
 /// Why a walk ends early.
 enum Fault {
+    Source(std::io::Error),
     Claim,
     Integer,
     Items(u64),
 }
 
-struct Walk<'b> {
-    rest: &'b [u8],
+struct Walk<R> {
+    source: R,
     items: u64,
 }
 
-impl Walk<'_> {
+impl<R: BufRead> Walk<R> {
+    /// What is there without another wait; nothing at the end.
+    fn rest(&mut self) -> Result<&[u8], Fault> {
+        self.source.fill_buf().map_err(Fault::Source)
+    }
+
     fn over(&mut self, shape: &Shape) -> Result<(), Fault> {
         match shape {
             Shape::Fixed(size) => self.skip(*size),
@@ -135,8 +141,16 @@ impl Walk<'_> {
         self.skip(length)
     }
 
-    fn skip(&mut self, count: usize) -> Result<(), Fault> {
-        self.rest = self.rest.get(count..).ok_or(Fault::Claim)?;
+    fn skip(&mut self, mut count: usize) -> Result<(), Fault> {
+        while count > 0 {
+            let there = self.rest()?.len();
+            if there == 0 {
+                return Err(Fault::Claim);
+            }
+            let skipped = there.min(count);
+            self.source.consume(skipped);
+            count -= skipped;
+        }
         Ok(())
     }
 
@@ -144,10 +158,10 @@ impl Walk<'_> {
     fn integer(&mut self) -> Result<i64, Fault> {
         let mut zigzag = 0u64;
         for shift in (0..64).step_by(7) {
-            let (byte, rest) = self.rest.split_first().ok_or(Fault::Claim)?;
-            self.rest = rest;
+            let byte = *self.rest()?.first().ok_or(Fault::Claim)?;
+            self.source.consume(1);
             zigzag |= u64::from(byte & 0x7f) << shift;
-            if *byte < 0x80 {
+            if byte < 0x80 {
                 return Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
             }
         }

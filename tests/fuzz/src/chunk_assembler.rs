@@ -1,5 +1,6 @@
 //! Chunks in any order, doubled, missing, of others, empty, too long: bytes come out only when they are the promised ones.
 
+use modelstream::model::manifest::{FORMAT, chunk_key};
 use modelstream::model::{Digest, Manifest};
 use modelstream::registry::chunks::Assembler;
 
@@ -29,16 +30,16 @@ pub fn check(bytes: &[u8]) {
     while records.len() < RECORDS_MAX && !choices.are_over() {
         // Aborted publishes and compaction leave gaps.
         offset += choices.below(2) as i64;
-        records.push(record(&mut choices, offset, &manifest.digest, &chunks));
+        records.push(record(&mut choices, offset, &manifest, &chunks));
         offset += 1;
     }
     let held: usize = records.iter().filter_map(|record| record.value.as_ref()).map(Vec::len).sum();
-    // The bytes double as they grow; a key and a message are small.
-    allocations::within(4096 + 2 * held, || follow(&manifest, &records, &artifact));
+    // The bytes double as they grow, and come out once more; a key and a message are small.
+    allocations::within(4096 + 4 * held, || follow(&manifest, &records, &artifact));
 }
 
 fn promise(choices: &mut Choices<'_>, artifact: &[u8], chunks: usize) -> Manifest {
-    let mut manifest = generate::manifest(&mut Choices::new(&[]));
+    let mut manifest = Manifest { stored: None, ..generate::manifest(&mut Choices::new(&[])) };
     manifest.digest = Digest::of(artifact);
     manifest.artifact_bytes = artifact.len() as u64;
     manifest.chunks.count = chunks as u32;
@@ -54,17 +55,17 @@ fn promise(choices: &mut Choices<'_>, artifact: &[u8], chunks: usize) -> Manifes
     manifest
 }
 
-fn record(choices: &mut Choices<'_>, offset: i64, digest: &Digest, chunks: &[&[u8]]) -> Record {
+fn record(choices: &mut Choices<'_>, offset: i64, manifest: &Manifest, chunks: &[&[u8]]) -> Record {
     let index = choices.below(chunks.len());
-    let mut record =
-        Record { offset, key: Some(format!("{digest}/{index}").into_bytes()), value: Some(chunks[index].to_vec()) };
+    let (key, value) = (manifest.chunk_key(index as u32).into_bytes(), chunks[index].to_vec());
+    let mut record = Record { offset, key: Some(key), value: Some(value) };
     match choices.below(16) {
         0 => record.value = None,
         1 => record.value = Some(Vec::new()),
         2 => record.value = Some(choices.bytes(ARTIFACT_BYTES_MAX).to_vec()),
         3 => record.key = None,
         4 => record.key = Some(choices.bytes(70).to_vec()),
-        5 => record.key = Some(format!("{}/{index}", Digest::of(b"others")).into_bytes()),
+        5 => record.key = Some(chunk_key(FORMAT, "iris", &Digest::of(b"others"), index as u32).into_bytes()),
         6 => record.offset = choices.u64() as i64,
         _ => {}
     }
@@ -79,7 +80,7 @@ fn follow(manifest: &Manifest, records: &[Record], artifact: &[u8]) {
     let mut next = 0;
     let mut taken = Vec::new();
     for record in records {
-        let ours = record.key.as_deref() == Some(format!("{}/{next}", manifest.digest).as_bytes());
+        let ours = record.key.as_deref() == Some(manifest.chunk_key(next).as_bytes());
         let value = record.value.as_deref().unwrap_or_default();
         let room = manifest.artifact_bytes - taken.len() as u64;
         let fits = (1..=room).contains(&(value.len() as u64));
@@ -101,7 +102,11 @@ fn follow(manifest: &Manifest, records: &[Record], artifact: &[u8]) {
     }
     let right = taken.len() as u64 == manifest.artifact_bytes && Digest::of(&taken) == manifest.digest;
     match assembler.finish() {
-        Ok(bytes) => assert!(right && bytes == artifact, "bytes that were not promised"),
+        Ok(stored) => {
+            let mut bytes = Vec::new();
+            stored.write_to(&mut bytes).expect("its digest was right").expect("memory");
+            assert!(right && bytes == artifact, "bytes that were not promised");
+        }
         Err(refusal) => assert!(!right && matches!(refusal.reason(), "chunks" | "digest"), "{refusal}"),
     }
 }

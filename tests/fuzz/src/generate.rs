@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use modelstream::model::artifact::{Evaluation, FORMAT, GoldenRow, GoldenValue};
+use modelstream::model::control::{self, Decision};
 use modelstream::model::linear::Link;
-use modelstream::model::manifest::Chunks;
+use modelstream::model::manifest::{Chunks, Compression, Stored};
 use modelstream::model::signature::{CategoryRule, Encoding, Feature, FeatureKind, Target};
 use modelstream::model::tree_ensemble::{Aggregation, LEAF};
-use modelstream::model::{Artifact, Digest, Linear, Manifest, NaiveBayes, Predictor, Signature, TreeEnsemble};
+use modelstream::model::verify::GOLDEN_ROWS_MIN;
+use modelstream::model::{Artifact, Control, Digest, Linear, Manifest, NaiveBayes, Predictor, Signature, TreeEnsemble};
 
 use super::choices::Choices;
 
@@ -23,7 +25,7 @@ pub fn artifact(choices: &mut Choices<'_>) -> Artifact {
         1 => Predictor::Linear(linear(choices, &signature)),
         _ => Predictor::NaiveBayes(bayes(choices, &signature)),
     };
-    let golden_rows = (0..choices.below(3)).map(|_| golden_row(choices, &signature)).collect();
+    let golden_rows = (0..GOLDEN_ROWS_MIN + choices.below(3)).map(|_| golden_row(choices, &signature)).collect();
     Artifact {
         format: if choices.seldom(32) { choices.u32() as i32 } else { FORMAT },
         algorithm: choices.text(4),
@@ -47,7 +49,7 @@ pub fn manifest(choices: &mut Choices<'_>) -> Manifest {
         _ => {}
     }
     Manifest {
-        format: FORMAT,
+        format: 1 + choices.below(2) as i32,
         model: "iris".into(),
         version: 1 + u64::from(choices.byte()),
         digest: Digest::of(&[choices.byte()]),
@@ -60,7 +62,32 @@ pub fn manifest(choices: &mut Choices<'_>) -> Manifest {
         published_at_ms: choices.u64() as i64 >> choices.below(64),
         published_by: choices.text(4),
         note: choices.text(4),
+        sequence: choices.u64() >> (1 + choices.below(63)),
+        stored: stored(choices),
     }
+}
+
+fn stored(choices: &mut Choices<'_>) -> Option<Stored> {
+    let digest = Digest::of(&[choices.byte()]);
+    (choices.below(2) == 1).then_some(Stored { compression: Compression::Zstd, bytes: 900, digest })
+}
+
+/// A decision about a model.
+pub fn control(choices: &mut Choices<'_>, model: &str, sequence: u64) -> Control {
+    let (alias, version) = (["champion", "a"][choices.below(2)].to_owned(), 1 + choices.below(3) as u64);
+    let decision = match choices.below(8) {
+        0 => Decision::AliasSet { alias, version },
+        1 => Decision::AliasDeleted { alias },
+        2 => Decision::RolledBack { alias, version },
+        3 => Decision::Pinned { version },
+        4 => Decision::Unpinned,
+        5 => Decision::Revoked { version },
+        6 => Decision::Pruned { version },
+        _ => Decision::KeyRevoked { key: choices.text(4) },
+    };
+    let (decided_by, why) = (choices.text(4), choices.text(4));
+    let decided_at_ms = choices.u64() as i64 >> choices.below(64);
+    Control { format: control::FORMAT, model: model.to_owned(), sequence, decision, decided_at_ms, decided_by, why }
 }
 
 fn texts(choices: &mut Choices<'_>) -> BTreeMap<String, String> {

@@ -1,10 +1,12 @@
-//! The model log's records in any order: what was published stays what it is, and the next version is a new one.
+//! The model log's records in any order: what was published stays what it is until it is removed, the next version and decision
+//! are new ones, and nobody is given what is revoked.
 
 use std::collections::BTreeMap;
 
 use modelstream::model::Digest;
 use modelstream::registry::State;
-use modelstream::registry::state::{Change, Entry, version_key};
+use modelstream::registry::record::{LogRecord, control_key, version_key};
+use modelstream::registry::state::{Change, Entry};
 
 use super::choices::Choices;
 use super::generate;
@@ -20,8 +22,8 @@ pub fn check(bytes: &[u8]) {
             break;
         }
         let (key, value) = record(&mut choices);
-        let change = state.apply(key.as_bytes(), value.as_deref());
-        match change {
+        let record = LogRecord { key: key.as_bytes(), value: value.as_deref(), ..LogRecord::default() };
+        match state.apply(&record) {
             Change::Version(model, version) => {
                 assert_eq!(version_key(&model, version), key, "a version has one key");
                 let entry = state.versions(&model).and_then(|versions| versions.get(&version));
@@ -33,7 +35,11 @@ pub fn check(bytes: &[u8]) {
                 assert_eq!(version_key(&model, version), key, "a version has one key");
                 published.remove(&(model, version));
             }
-            Change::None => {}
+            Change::Decided(model) => {
+                let pruned = state.steering(&model).pruned;
+                published.retain(|(name, version), _| *name != model || !pruned.contains(version));
+            }
+            Change::KeyRevoked(_) | Change::Ignored { .. } | Change::None => {}
         }
         check_state(&state, &published);
     }
@@ -43,6 +49,12 @@ fn record(choices: &mut Choices<'_>) -> (String, Option<Vec<u8>>) {
     let mut manifest = generate::manifest(choices);
     manifest.model = ["iris", "a"][choices.below(2)].into();
     manifest.version = [1, 2, i64::MAX as u64][choices.below(3)];
+    if choices.below(2) == 1 {
+        let sequence = 1 + choices.below(6) as u64;
+        let control = generate::control(choices, &manifest.model, sequence);
+        let value = (choices.below(8) > 0).then(|| control.encode().expect("small"));
+        return (control_key(&manifest.model, sequence), value);
+    }
     let key = match choices.below(8) {
         0 => choices.text(40),
         1 => format!("version/iris/{}", choices.u64()),
@@ -65,5 +77,12 @@ fn check_state(state: &State, published: &BTreeMap<(String, u64), Digest>) {
     for (model, versions) in state.models() {
         let next = state.next_version(model);
         assert!(versions.keys().all(|version| *version < next), "{model}: {next} is not new");
+        let next = state.next_sequence(model);
+        assert!(state.decisions(model).all(|(sequence, _)| sequence < next), "{model}: {next} is not new");
+        for selector in [model.to_owned(), format!("{model}@champion"), format!("{model}:1")] {
+            let candidates = state.candidates(&selector.parse().expect("a selector"));
+            let withdrawn = |version: u64| state.steering(model).revoked.contains_key(&version);
+            assert!(candidates.iter().all(|(version, _)| !withdrawn(*version)), "{selector}: it is revoked");
+        }
     }
 }
