@@ -7,16 +7,21 @@
 //! librdkafka gives each of them, and dropped when it is taken.
 
 use std::ffi::{CString, c_void};
-use std::ptr::{NonNull, null_mut};
+use std::ptr::{NonNull, null, null_mut};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use rdkafka::Offset;
+use rdkafka::error::KafkaError;
 use rdkafka_sys as sys;
 
 use super::record::{NoRecord, Record};
 
 /// The most records that are taken by one call; so many may come beyond the bytes that a batch may have.
 const SLICE_RECORDS: usize = 64;
+
+/// How long a reader that starts waits for the topic's leaders.
+const LEADERS_WAIT: Duration = Duration::from_secs(1);
 
 /// How much a batch may hold.
 #[derive(Debug, Clone, Copy)]
@@ -28,16 +33,55 @@ pub struct BatchLimits {
 }
 
 /// The queue that all partitions of one topic are read from, beside a consumer's own. Goes before its consumer does.
+///
+/// A member of a group is given its partitions, and they are forwarded here. Who is no member starts them itself: a reader
+/// that only assigned them to itself would wait for the group's coordinator all the same, about half a second.
 pub(super) struct RecordQueue {
     client: *mut sys::rd_kafka_t,
     topic: CString,
     records: *mut sys::rd_kafka_queue_t,
     own: *mut sys::rd_kafka_queue_t,
+    /// The partitions that were started here.
+    started: Option<Started>,
     /// On the heap, because librdkafka keeps its address.
     bell: Box<Bell>,
 }
 
-// SAFETY: librdkafka's queues may be used from any thread.
+/// Partitions that are read without a group.
+struct Started {
+    topic: NonNull<sys::rd_kafka_topic_t>,
+    partitions: Vec<i32>,
+}
+
+impl Started {
+    /// Waits a moment until librdkafka knows who leads the topic's partitions. A partition that is started earlier asks for its first
+    /// offset half a second later. Without an answer it is no worse than that.
+    fn await_leaders(&self, client: *mut sys::rd_kafka_t) {
+        let mut metadata = null();
+        let millis = LEADERS_WAIT.as_millis() as i32;
+        // SAFETY: client and topic are alive; what is answered is ours, and freed.
+        unsafe {
+            sys::rd_kafka_metadata(client, 0, self.topic.as_ptr(), &raw mut metadata, millis);
+            if !metadata.is_null() {
+                sys::rd_kafka_metadata_destroy(metadata);
+            }
+        }
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // SAFETY: the partitions were started with this handle, which is counted by librdkafka, and our count is given back.
+        unsafe {
+            for partition in &self.partitions {
+                sys::rd_kafka_consume_stop(self.topic.as_ptr(), *partition);
+            }
+            sys::rd_kafka_topic_destroy(self.topic.as_ptr());
+        }
+    }
+}
+
+// SAFETY: librdkafka's queues and topic handles may be used from any thread.
 unsafe impl Send for RecordQueue {}
 
 impl RecordQueue {
@@ -53,10 +97,12 @@ impl RecordQueue {
         // SAFETY: the client is alive; the bell lives until its address is taken back, when this is dropped.
         unsafe {
             let records = sys::rd_kafka_queue_new(client);
-            let own = sys::rd_kafka_queue_get_consumer(client);
+            // A consumer without a group has no queue but the client's.
+            let own = NonNull::new(sys::rd_kafka_queue_get_consumer(client));
+            let own = own.map_or_else(|| sys::rd_kafka_queue_get_main(client), NonNull::as_ptr);
             sys::rd_kafka_queue_cb_event_enable(records, Some(ring), opaque);
             sys::rd_kafka_queue_cb_event_enable(own, Some(ring), opaque);
-            RecordQueue { client, topic, records, own, bell }
+            RecordQueue { client, topic, records, own, started: None, bell }
         }
     }
 
@@ -72,6 +118,28 @@ impl RecordQueue {
                 }
             }
         }
+    }
+
+    /// Reads partitions from these offsets on, without a group. To be called once.
+    ///
+    /// # Errors
+    /// When librdkafka refuses.
+    pub(super) fn start(&mut self, starts: &[(i32, Offset)]) -> Result<(), KafkaError> {
+        // SAFETY: the client is alive, the name is copied, and a topic without settings of its own has the client's.
+        let topic = NonNull::new(unsafe { sys::rd_kafka_topic_new(self.client, self.topic.as_ptr(), null_mut()) });
+        let topic = topic.ok_or_else(last_error)?;
+        let started = self.started.insert(Started { topic, partitions: Vec::new() });
+        started.await_leaders(self.client);
+        for (partition, offset) in starts {
+            let offset = offset.to_raw().unwrap_or(sys::RD_KAFKA_OFFSET_INVALID.into());
+            // SAFETY: client, topic and queue are alive.
+            let code = unsafe { sys::rd_kafka_consume_start_queue(topic.as_ptr(), *partition, offset, self.records) };
+            if code != 0 {
+                return Err(last_error());
+            }
+            started.partitions.push(*partition);
+        }
+        Ok(())
     }
 
     /// Takes what is there, without waiting. What is no record is given to `other`, and ends the batch.
@@ -137,6 +205,8 @@ impl RecordQueue {
 
 impl Drop for RecordQueue {
     fn drop(&mut self) {
+        // Before the queue that it was started on.
+        self.started = None;
         // SAFETY: both queues are ours until here. A callback is made with its queue locked, so none is under way once it is
         // taken back. What partitions are still forwarded here is dropped by librdkafka.
         unsafe {
@@ -146,6 +216,12 @@ impl Drop for RecordQueue {
             }
         }
     }
+}
+
+/// Of the last call of this thread, where calls tell it that way.
+fn last_error() -> KafkaError {
+    // SAFETY: a plain getter.
+    KafkaError::MessageConsumption(unsafe { sys::rd_kafka_last_error() }.into())
 }
 
 /// Rings when a queue that was empty gets something.

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use rdkafka::Offset;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{Offset, TopicPartitionList};
 
 use super::queue::{BatchLimits, RecordQueue};
 use super::record::Record;
@@ -72,19 +72,14 @@ impl LogReader {
         let failed = |error: &KafkaError| Error::new(format!("reading {topic}"), connection.brokers(), error);
         let inner =
             BaseConsumer::from_config_and_context(&connection.reader(), ReadContext).map_err(|error| failed(&error))?;
-        let mut list = TopicPartitionList::with_capacity(starts.len());
-        for (partition, start) in starts {
-            let offset = match start {
-                Start::Beginning => Offset::Beginning,
-                Start::End => Offset::End,
-                Start::Offset(offset) => Offset::Offset(*offset),
-            };
-            list.add_partition_offset(topic, *partition, offset).map_err(|error| failed(&error))?;
-        }
         // SAFETY: the client is a consumer's; as the first field, the queue goes before it.
-        let queue = unsafe { RecordQueue::new(inner.client().native_ptr(), topic) };
-        queue.forward(starts.iter().map(|(partition, _)| *partition));
-        inner.assign(&list).map_err(|error| failed(&error))?;
+        let mut queue = unsafe { RecordQueue::new(inner.client().native_ptr(), topic) };
+        let starts = starts.iter().map(|(partition, start)| match start {
+            Start::Beginning => (*partition, Offset::Beginning),
+            Start::End => (*partition, Offset::End),
+            Start::Offset(offset) => (*partition, Offset::Offset(*offset)),
+        });
+        queue.start(&starts.collect::<Vec<_>>()).map_err(|error| failed(&error))?;
         Ok(LogReader { queue, inner, topic: topic.to_owned(), brokers: connection.brokers().to_owned() })
     }
 

@@ -157,10 +157,6 @@ impl Connection {
     pub(super) fn reader(&self) -> ClientConfig {
         let (queue, backoff) = (READER_QUEUE_KIB.to_string(), millis(FETCH_QUEUE_BACKOFF));
         let mut config = self.client(&[
-            // librdkafka asks for a group id although none is used.
-            ("group.id", "modelstream-reader"),
-            ("enable.auto.commit", "false"),
-            ("enable.auto.offset.store", "false"),
             ("isolation.level", "read_committed"),
             ("enable.partition.eof", "true"),
             ("auto.offset.reset", "error"),

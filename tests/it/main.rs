@@ -13,6 +13,7 @@ mod faults;
 mod faults_broker;
 mod faults_client;
 mod faults_data;
+mod faults_model_log;
 mod flow;
 mod formats;
 mod harness;

@@ -16,7 +16,7 @@ use modelstream::registry::{Author, Error, follow};
 use crate::harness::{Cluster, DEADLINE, Serving, failed_with, real_kafka, succeeded, wait_until};
 
 /// A forest over one feature whose only golden property is its size: `trees` complete trees of depth `depth`.
-fn artifact(trees: usize, depth: u32) -> Artifact {
+pub fn artifact(trees: usize, depth: u32) -> Artifact {
     let feature = Feature { name: "x".into(), kind: FeatureKind::Numeric { fill: None } };
     let target = Target { name: "y".into(), classes: Vec::new() };
     let inner = (1_usize << depth) - 1;
