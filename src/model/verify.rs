@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::artifact::{GoldenRow, GoldenValue, within};
+use super::artifact::{FORMAT, GoldenRow, GoldenValue, within};
 use super::linear::Link;
 use super::signature::{CLASSES_MAX, COLUMNS_MAX, Feature, FeatureFault, FeatureKind, Value};
 use super::tree_ensemble::{Aggregation, LEAF};
@@ -40,7 +40,11 @@ pub enum Refusal {
     #[error("{0}")]
     ForeignFormat(String),
     /// Written in a format that this binary does not know.
-    #[error("the {what} has the unknown format {fingerprint}: a newer modelstream wrote it; upgrade this one")]
+    #[error(
+        "the {what} has the unknown format {fingerprint}: it needs a newer modelstream than {version}, which reads up to format {FORMAT}; \
+         upgrade this one",
+        version = env!("CARGO_PKG_VERSION")
+    )]
     NewerFormat {
         /// What was read: `artifact`, `manifest`.
         what: &'static str,
