@@ -19,7 +19,7 @@ const TIME_MS_MAX: i64 = 253_402_300_799_999;
 /// The Avro schema of a manifest.
 pub const SCHEMA: &str = include_str!("../../schemas/manifest.avsc");
 /// Those that it replaced, the newest first.
-pub const FORMER_SCHEMAS: [&str; 1] = [include_str!("../../schemas/history/manifest.1.avsc")];
+pub const FORMER_SCHEMAS: [&str; 1] = [include_str!("../../schemas/history/manifest-1.avsc")];
 static AVRO: LazyLock<Format> = LazyLock::new(|| Format::with_former(SCHEMA, &FORMER_SCHEMAS, "manifest"));
 
 /// What is said about one version of a model. Avro with `schemas/manifest.avsc`, framed as the artifact is.

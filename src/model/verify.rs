@@ -87,7 +87,11 @@ pub enum Refusal {
 impl Refusal {
     /// A [`Refusal::NewerFormat`] whose writer did not say what it needs.
     pub(super) fn newer(what: &'static str, fingerprint: String) -> Refusal {
-        Refusal::NewerFormat { what, fingerprint, needs: "a newer modelstream than this one".to_owned() }
+        Refusal::NewerFormat {
+            what,
+            fingerprint,
+            needs: format!("a newer modelstream than {}", env!("CARGO_PKG_VERSION")),
+        }
     }
 
     /// The same, of something whose writer said that it needs at least this version of modelstream.

@@ -65,21 +65,29 @@ def fitted(trees, depth, rows):
     forest = RandomForestClassifier(n_estimators=trees, max_depth=depth, random_state=7, n_jobs=-1)
     forest.fit(x[:rows], y[:rows])
     forest.n_jobs = 1
-    for tree in forest.estimators_:
-        values = tree.tree_.value
-        values[:] = numpy.eye(CLASSES)[values[:, 0, :].argmax(axis=1)][:, None, :]
+    let_leaves_vote(forest)
     kept.write_bytes(pickle.dumps((forest, x[rows:])))
     return forest, x[rows:]
 
 
+def let_leaves_vote(forest):
+    """Each leaf is for its most frequent class alone."""
+    import numpy
+
+    for tree in forest.estimators_:
+        values = tree.tree_.value
+        values[:] = numpy.eye(forest.n_classes_)[values[:, 0, :].argmax(axis=1)][:, None, :]
+
+
 def export(path, forest, rows):
-    """Writes what tests/bench/kernels.rs reads."""
+    """Writes what tests/bench/forest.rs reads."""
     import numpy
 
     trees = [tree.tree_ for tree in forest.estimators_]
     joined = lambda of, kind: numpy.concatenate([of(tree) for tree in trees]).astype(kind)
     nodes = sum(tree.node_count for tree in trees)
-    header = {"columns": COLUMNS, "classes": CLASSES, "rows": len(rows), "trees": len(trees), "nodes": nodes}
+    header = {"columns": forest.n_features_in_, "classes": forest.n_classes_, "rows": len(rows)}
+    header |= {"trees": len(trees), "nodes": nodes}
     arrays = [
         numpy.array([tree.node_count for tree in trees], "<u4"),
         joined(lambda tree: tree.children_left.clip(0), "<u4"),

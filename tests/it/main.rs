@@ -4,6 +4,7 @@ mod bench;
 mod checked;
 mod checker;
 mod cli;
+mod compatibility;
 mod dead_letters;
 mod demo;
 mod deploy;

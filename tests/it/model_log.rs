@@ -48,7 +48,7 @@ fn publish_bytes(cluster: &Cluster, model: &str, version: Option<u64>, bytes: &[
     publish(&cluster.connection, &cluster.log, &author, &request, |_| {})
 }
 
-fn fetch(cluster: &Cluster, manifest: &Manifest) -> Vec<u8> {
+pub fn fetch(cluster: &Cluster, manifest: &Manifest) -> Vec<u8> {
     let stored = follow::fetch_artifact(&cluster.connection, &cluster.log, manifest, |_| {}).expect("fetched");
     let mut bytes = Vec::new();
     stored.write_to(&mut bytes).expect("the promised bytes").expect("memory");
@@ -139,11 +139,11 @@ fn what_is_no_model_is_not_published() {
     assert_eq!(none.models().count(), 0);
 }
 
-fn send_raw(cluster: &Cluster, topic: &str, key: &str, value: Option<&[u8]>) {
+pub fn send_raw(cluster: &Cluster, topic: &str, key: &str, value: Option<&[u8]>) {
     cluster.send(topic, [(Some(key.as_bytes()), value)]);
 }
 
-fn serving_iris(cluster: &Cluster) -> (Serving, String) {
+pub fn serving_iris(cluster: &Cluster) -> (Serving, String) {
     let (input, output) = (cluster.topic("in", 1), cluster.topic("out", 1));
     cluster.topic("in.dead-letters", 1);
     let serving = cluster.serve(&["--model", "iris", "--input", &input, "--output", &output]);
@@ -199,7 +199,7 @@ fn a_damaged_version_is_refused_and_the_last_good_one_serves() {
 }
 
 /// Writes chunks and a manifest past every check of `publish`.
-fn send_version(cluster: &Cluster, good: &Manifest, version: u64, digest: Digest, bytes: &[u8]) {
+pub fn send_version(cluster: &Cluster, good: &Manifest, version: u64, digest: Digest, bytes: &[u8]) {
     let admin = kafka::admin::Admin::new(&cluster.connection).expect("valid settings");
     let (_, end) = admin.watermarks(&cluster.log.artifacts, 0).expect("a broker");
     let mut manifest = Manifest { stored: None, ..good.clone() };
