@@ -81,6 +81,9 @@ pub struct Common {
     /// The topic that carries the artifacts' chunks.
     #[arg(long, global = true, default_value = "modelstream.artifacts", value_name = "TOPIC")]
     pub artifacts_topic: String,
+    /// The topic on which serving processes report what they serve.
+    #[arg(long, global = true, default_value = "modelstream.status", value_name = "TOPIC")]
+    pub status_topic: String,
 }
 
 /// The brokers where none are given.

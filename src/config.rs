@@ -51,9 +51,10 @@ pub fn connection(common: &cli::Common) -> Result<Connection, ConfigError> {
     Ok(Connection::new(common.brokers(), &common.properties)?)
 }
 
-/// The model log's topics.
+/// The topics of the model log and of its fleet.
 pub fn topics(common: &cli::Common) -> Topics {
-    Topics { models: common.models_topic.clone(), artifacts: common.artifacts_topic.clone() }
+    let (models, artifacts) = (common.models_topic.clone(), common.artifacts_topic.clone());
+    Topics { models, artifacts, status: common.status_topic.clone() }
 }
 
 /// Reads a `NAME[:VERSION]`.

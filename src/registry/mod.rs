@@ -1,13 +1,17 @@
-//! The model log as its users see it: two topics, one total order of decisions.
+//! The model log as its users see it: two topics, one total order of decisions; and a third where its fleet reports.
 //!
 //! - [`state`]: pure: fold records into models and versions
 //! - [`publish`]: artifact -> chunks -> manifest, in one transaction
 //! - [`chunks`]: pure: an artifact's chunks become its bytes
 //! - [`follow`]: replay to the end, then follow; fetch an artifact
+//! - [`fleet`]: pure: the reports of the serving processes, and who lags and why
+//! - [`reports`]: reads them
 
 pub mod chunks;
+pub mod fleet;
 pub mod follow;
 pub mod publish;
+pub mod reports;
 pub mod state;
 
 pub use state::{Pick, Selector, State};
@@ -17,13 +21,15 @@ use std::time::Duration;
 use crate::kafka;
 use crate::model::Refusal;
 
-/// The topics of a model log.
+/// The topics of a model log and of its fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topics {
     /// Carries manifests: compacted, one partition.
     pub models: String,
     /// Carries the artifacts' chunks: compacted.
     pub artifacts: String,
+    /// Carries the last report of each serving process: compacted, one partition.
+    pub status: String,
 }
 
 /// The bytes of one chunk: half of what a broker accepts by default, so that headers and framing never matter.

@@ -62,7 +62,8 @@ impl Names {
             false => String::new(),
         };
         let name = |name: &str| format!("{prefix}{name}");
-        let log = Topics { models: name("modelstream.models"), artifacts: name("modelstream.artifacts") };
+        let (models, artifacts) = (name("modelstream.models"), name("modelstream.artifacts"));
+        let log = Topics { models, artifacts, status: name("modelstream.status") };
         Names {
             input: name("iris.features"),
             output: name("iris.predictions"),
@@ -77,6 +78,7 @@ impl Names {
         vec![
             topic(&self.log.models, 1, Cleanup::Compact),
             topic(&self.log.artifacts, 1, Cleanup::Compact),
+            topic(&self.log.status, 1, Cleanup::Recent),
             topic(&self.input, PARTITIONS, Cleanup::Delete),
             topic(&self.output, PARTITIONS, Cleanup::Delete),
             topic(&self.dead_letters, PARTITIONS, Cleanup::Keep),
