@@ -321,8 +321,8 @@ pub struct Serve {
     /// some may be predicted twice; for brokers without transactions.
     #[arg(long, default_value = "exactly-once", value_parser = PossibleValuesParser::new(["exactly-once", "at-least-once"]))]
     pub delivery: String,
-    /// What tells this process from the others of its group; part of its transactional ids. With the same name after a crash it
-    /// ends at once what its predecessor left open, otherwise that takes ten seconds
+    /// What tells this process from the others of its group; part of its transactional ids, and its name in `status`. With the
+    /// same name after a crash it ends at once what its predecessor left open, otherwise that takes ten seconds
     /// [default: host and port of `--listen`, or host and process where the port is 0].
     #[arg(long, value_name = "NAME")]
     pub instance: Option<String>,
@@ -355,6 +355,9 @@ pub struct Serve {
     /// How long a lane may make no progress although records wait; then the process exits with code 9.
     #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub stall_timeout: Duration,
+    /// How often the process reports on the status topic when nothing changes [default: 10s].
+    #[arg(long, hide = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub report_interval: Option<Duration>,
     /// Where a partition starts whose committed offset no longer exists. A group that has committed nothing yet starts at the
     /// earliest record, or at the latest with `latest`; `error` stops when a committed offset was deleted.
     #[arg(long, default_value = "error", value_parser = PossibleValuesParser::new(["error", "earliest", "latest"]))]

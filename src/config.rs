@@ -12,17 +12,21 @@ use crate::kafka::Connection;
 use crate::kafka::consumer::OffsetReset;
 use crate::kafka::settings::PropertyError;
 use crate::pipeline::{AvroFraming, InputFormat, OutputFormat};
+use crate::registry::fleet::REPORT_INTERVAL;
 use crate::registry::state::SelectorError;
 use crate::registry::{Selector, Topics};
-use crate::serve::LaneSettings;
 use crate::serve::delivery::CommitLimits;
 use crate::serve::output::headers::Convention;
-use crate::serve::{self};
+use crate::serve::{self, LaneSettings, ReportSettings};
 
 /// The longest commit interval: what is not committed is done again after a crash.
 pub const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// The shortest patience of the watchdog: more than any wait for a broker within a lane's turn.
 pub const STALL_TIMEOUT_MIN: Duration = Duration::from_secs(15);
+/// The shortest interval of reports: what is new is reported this soon anyway.
+const REPORT_INTERVAL_MIN: Duration = Duration::from_millis(200);
+/// The longest: three of them are over before a replica is gone.
+const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(180);
 /// The largest schema file that is read.
 const SCHEMA_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -118,7 +122,18 @@ pub fn serve(common: &cli::Common, serve: &cli::Serve) -> Result<serve::Settings
         output_format: output_format(serve),
         listen: address(&serve.listen)?,
         stall_timeout: serve.stall_timeout,
+        report: ReportSettings { host: host(), interval: report_interval(serve.report_interval)? },
     })
+}
+
+fn report_interval(given: Option<Duration>) -> Result<Duration, ConfigError> {
+    let interval = given.unwrap_or(REPORT_INTERVAL);
+    if !(REPORT_INTERVAL_MIN..=REPORT_INTERVAL_MAX).contains(&interval) {
+        return Err(ConfigError::Relation(format!(
+            "--report-interval {interval:?}: expected {REPORT_INTERVAL_MIN:?} to {REPORT_INTERVAL_MAX:?}"
+        )));
+    }
+    Ok(interval)
 }
 
 /// What `--latency`, `--balanced` and `--throughput` set.
@@ -281,11 +296,16 @@ pub fn read_schema(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(failed)
 }
 
+/// This machine's name.
+pub fn host() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    host.trim().to_owned()
+}
+
 /// Processes of one host listen on different ports, so the port tells them apart, also after a restart.
 fn instance(listen: &str) -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let port = listen.rsplit(':').next().filter(|port| *port != "0");
-    format!("{}-{}", host.trim(), port.map_or_else(|| format!("p{}", std::process::id()), str::to_owned))
+    format!("{}-{}", host(), port.map_or_else(|| format!("p{}", std::process::id()), str::to_owned))
 }
 
 fn check_topics(input: &str, output: &str, dead_letters: &str) -> Result<(), ConfigError> {

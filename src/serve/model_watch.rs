@@ -31,6 +31,8 @@ pub struct ModelStatus {
     pub selector: String,
     /// The active version.
     pub version: Option<u64>,
+    /// The version that the selector wants, active or not.
+    pub wanted: Option<u64>,
     /// Its digest.
     pub digest: Option<String>,
     /// Its algorithm.
@@ -39,6 +41,19 @@ pub struct ModelStatus {
     pub since: Option<String>,
     /// Refused versions with the reason.
     pub refused: BTreeMap<u64, String>,
+    /// The refusal that came last.
+    pub last_refusal: Option<LastRefusal>,
+}
+
+/// The refusal that came last.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct LastRefusal {
+    /// The version.
+    pub version: u64,
+    /// The reason.
+    pub why: String,
+    /// When it was refused (RFC 3339).
+    pub at: String,
 }
 
 /// Follows one selector of the model log and keeps [`Active`] at the best version that passes every check.
@@ -127,6 +142,7 @@ impl ModelWatch {
                 Err(error) => return Err(error),
             };
             if due {
+                self.note_wanted(&follower);
                 look_again = match self.activate_best(&follower) {
                     Outcome::Settled => None,
                     Outcome::Again => Some(Instant::now() + RETRY),
@@ -139,6 +155,12 @@ impl ModelWatch {
             self.retired.retain(|model| Arc::strong_count(model) > 1);
         }
         Ok(())
+    }
+
+    /// Says which version is wanted, before it is tried.
+    fn note_wanted(&self, follower: &Follower) {
+        let wanted = follower.state().candidates(&self.selector).first().map(|(version, _)| *version);
+        lock(&self.status).wanted = wanted;
     }
 
     /// Activates the first candidate that passes every check, unless it or a better one is active already.
@@ -205,7 +227,12 @@ impl ModelWatch {
         self.metrics.model_refused(reason);
         let kept = self.active.load().as_ref().map(|model| model.version);
         tracing::error!(model = %self.selector, version, reason, %refusal, kept, "refusing a version; the last good one stays");
-        lock(&self.status).refused.insert(version, format!("{reason}: {refusal}"));
+        let (why, at) =
+            (format!("{reason}: {refusal}"), humantime::format_rfc3339_millis(SystemTime::now()).to_string());
+        let mut status = lock(&self.status);
+        status.refused.insert(version, why.clone());
+        status.last_refusal = Some(LastRefusal { version, why, at });
+        drop(status);
         self.refused.insert(version, refusal);
     }
 }

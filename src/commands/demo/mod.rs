@@ -18,11 +18,12 @@ use crate::kafka::admin::{Admin, Cleanup, TopicSpec};
 use crate::kafka::consumer::OffsetReset;
 use crate::kafka::embedded::EmbeddedBroker;
 use crate::pipeline::{InputFormat, OutputFormat};
+use crate::registry::fleet::REPORT_INTERVAL;
 use crate::registry::publish::{Request, publish};
 use crate::registry::{Pick, Selector, Topics};
 use crate::serve::LaneSettings;
 use crate::serve::delivery::CommitLimits;
-use crate::serve::{Server, Settings};
+use crate::serve::{ReportSettings, Server, Settings};
 use crate::shutdown::Stop;
 use crate::telemetry::Metrics;
 
@@ -218,6 +219,7 @@ fn settings(connection: &Connection, names: &Names, listen: std::net::SocketAddr
         output_format: OutputFormat::Json { probabilities: true },
         listen,
         stall_timeout: STALL_TIMEOUT,
+        report: ReportSettings { host: config::host(), interval: REPORT_INTERVAL },
     }
 }
 
