@@ -127,6 +127,11 @@ pub enum Verb {
     /// Look at the model log.
     #[command(subcommand)]
     Models(Models),
+    /// Show whether each serving process serves the version that it should; exit code 8 when one does not.
+    ///
+    /// A process that has missed three reports (30 s) is silent, and the fleet has not converged; after ten minutes it is gone:
+    /// it is shown, and does not count. One that is stopped takes its report back.
+    Status(Status),
     /// Send a CSV or JSON-lines file to a topic.
     Produce(Produce),
     /// Print the records of a topic as they come.
@@ -415,7 +420,7 @@ pub struct Predict {
 /// `modelstream models`
 #[derive(Debug, Subcommand)]
 pub enum Models {
-    /// Every model with its versions.
+    /// Every model with its versions, and which replica refused one and why.
     List {
         /// Only this model.
         #[arg(long, value_name = "NAME")]
@@ -442,6 +447,20 @@ pub enum Models {
         #[arg(value_name = "NAME[:VERSION]|FILE.model")]
         model: String,
     },
+}
+
+/// `modelstream status`
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Only the replicas that serve this model; with a version or an alias only those that were told exactly that.
+    #[arg(long, value_name = "NAME[:VERSION|@ALIAS]")]
+    pub model: Option<String>,
+    /// Only the replicas of this consumer group.
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// Wait until the fleet has converged, this long at most: for deployment scripts.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub wait: Option<Duration>,
 }
 
 /// `modelstream produce`

@@ -27,6 +27,8 @@ pub const STALL_TIMEOUT_MIN: Duration = Duration::from_secs(15);
 const REPORT_INTERVAL_MIN: Duration = Duration::from_millis(200);
 /// The longest: three of them are over before a replica is gone.
 const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(180);
+/// The longest wait for a fleet.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The largest schema file that is read.
 const SCHEMA_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -134,6 +136,30 @@ fn report_interval(given: Option<Duration>) -> Result<Duration, ConfigError> {
         )));
     }
     Ok(interval)
+}
+
+/// The settings of `modelstream status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The only model: its name, or the whole of a selector.
+    pub model: Option<String>,
+    /// The only group.
+    pub group: Option<String>,
+    /// How long the fleet may take to converge.
+    pub wait: Duration,
+}
+
+/// Reads the settings of `modelstream status`.
+///
+/// # Errors
+/// When the model is none, or the wait is too long.
+pub fn status(status: &cli::Status) -> Result<Status, ConfigError> {
+    let model = status.model.as_deref().map(selector).transpose()?.map(|selector| selector.to_string());
+    let wait = status.wait.unwrap_or_default();
+    if wait > WAIT_MAX {
+        return Err(ConfigError::Relation(format!("--wait {wait:?}: expected at most {WAIT_MAX:?}")));
+    }
+    Ok(Status { model, group: status.group.clone(), wait })
 }
 
 /// What `--latency`, `--balanced` and `--throughput` set.

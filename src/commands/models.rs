@@ -1,5 +1,6 @@
 //! `modelstream models`
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -7,12 +8,15 @@ use serde_json::{Value, json};
 
 use crate::cli::{self, Models};
 use crate::config;
-use crate::kafka::Connection;
+use crate::kafka::{self, Connection};
 use crate::model::signature::{CategoryRule, FeatureKind};
 use crate::model::{Artifact, Digest, Manifest};
+use crate::registry::fleet::{Fleet, Report};
 use crate::registry::follow::{FetchError, fetch_artifact, read_state};
+use crate::registry::reports::read_fleet;
 use crate::registry::state::Entry;
 use crate::registry::{self, Topics};
+use crate::serve::lag::unix_millis;
 
 use super::publish::read_artifact;
 use super::{Error, print};
@@ -45,11 +49,19 @@ fn list(common: &cli::Common, connection: &Connection, topics: &Topics, only: Op
     let versions: Vec<(&str, u64, &Entry)> = wanted
         .flat_map(|(name, versions)| versions.iter().map(move |(version, entry)| (name, *version, entry)))
         .collect();
+    let fleet = reported(connection, topics);
+    let refusals = |name: &str, version| fleet.refusals(topics, name, version, unix_millis());
     if common.json {
-        return versions.iter().try_for_each(|(name, version, entry)| print::json(&summary(name, *version, entry)));
+        return versions.iter().try_for_each(|(name, version, entry)| {
+            let mut summary = summary(name, *version, entry);
+            summary["refused_by"] = refusals(name, *version).iter().map(refusal).collect();
+            print::json(&summary)
+        });
     }
-    let mut table = print::table(&["model", "version", "algorithm", "score", "bytes", "published", "by", "digest"]);
+    let columns = ["model", "version", "algorithm", "score", "bytes", "published", "by", "digest", "refused by"];
+    let mut table = print::table(&columns);
     for (name, version, entry) in versions {
+        let refused_by = refused_by(&refusals(name, version));
         match entry {
             Entry::Manifest(manifest) => table.add_row([
                 name.to_owned(),
@@ -60,13 +72,43 @@ fn list(common: &cli::Common, connection: &Connection, topics: &Topics, only: Op
                 published_at(manifest),
                 manifest.published_by.clone(),
                 manifest.digest.to_string()[..12].to_owned(),
+                refused_by,
             ]),
             Entry::Refused(refusal) => {
-                table.add_row([name.to_owned(), version.to_string(), format!("refused: {}", refusal.reason())])
+                let mut row = vec![name.to_owned(), version.to_string(), format!("refused: {}", refusal.reason())];
+                row.resize(columns.len() - 1, String::new());
+                row.push(refused_by);
+                table.add_row(row)
             }
         };
     }
     print::line(&table.trim_fmt())
+}
+
+/// What the serving processes report; nothing where they do not, which `status` explains.
+fn reported(connection: &Connection, topics: &Topics) -> Fleet {
+    match read_fleet(connection, topics) {
+        Ok(fleet) => fleet,
+        Err(registry::Error::Kafka(kafka::Error::NoTopic { .. })) => Fleet::default(),
+        Err(error) => {
+            print::say(&format!("who refused a version is not known: {error}"));
+            Fleet::default()
+        }
+    }
+}
+
+fn refusal((report, why): &(&Report, &str)) -> Value {
+    json!({"instance": report.instance, "group": report.group, "why": why})
+}
+
+/// `a, b (digest: …)`; nothing where nobody refused it.
+fn refused_by(refusals: &[(&Report, &str)]) -> String {
+    let mut by_why: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (report, why) in refusals {
+        by_why.entry(why).or_default().push(&report.instance);
+    }
+    let texts = by_why.iter().map(|(why, who)| format!("{} ({})", print::cut(&who.join(", ")), print::cut(why)));
+    texts.collect::<Vec<String>>().join("; ")
 }
 
 fn summary(name: &str, version: u64, entry: &Entry) -> Value {

@@ -13,6 +13,7 @@ mod faults;
 mod faults_broker;
 mod faults_client;
 mod faults_data;
+mod fleet;
 mod flow;
 mod formats;
 mod harness;
