@@ -85,6 +85,9 @@ pub struct Common {
     /// will do, as while keys are changed. Without it signatures are not looked at.
     #[arg(long, global = true, value_name = "FILE.pub")]
     pub trusted_key: Vec<PathBuf>,
+    /// The topic on which serving processes report what they serve.
+    #[arg(long, global = true, default_value = "modelstream.status", value_name = "TOPIC")]
+    pub status_topic: String,
 }
 
 /// What those verbs take that write to the model log.
@@ -149,6 +152,11 @@ pub enum Verb {
     /// Make and revoke the keys that the model log is signed with.
     #[command(subcommand)]
     Keys(Keys),
+    /// Show whether each serving process serves the version that it should; exit code 8 when one does not.
+    ///
+    /// A process that has missed three reports (30 s) is silent, and the fleet has not converged; after ten minutes it is gone:
+    /// it is shown, and does not count. One that is stopped takes its report back.
+    Status(Status),
     /// Send a CSV or JSON-lines file to a topic.
     Produce(Produce),
     /// Print the records of a topic as they come.
@@ -354,8 +362,8 @@ pub struct Serve {
     /// some may be predicted twice; for brokers without transactions.
     #[arg(long, default_value = "exactly-once", value_parser = PossibleValuesParser::new(["exactly-once", "at-least-once"]))]
     pub delivery: String,
-    /// What tells this process from the others of its group; part of its transactional ids. With the same name after a crash it
-    /// ends at once what its predecessor left open, otherwise that takes ten seconds
+    /// What tells this process from the others of its group; part of its transactional ids, and its name in `status`. With the
+    /// same name after a crash it ends at once what its predecessor left open, otherwise that takes ten seconds
     /// [default: host and port of `--listen`, or host and process where the port is 0].
     #[arg(long, value_name = "NAME")]
     pub instance: Option<String>,
@@ -388,6 +396,9 @@ pub struct Serve {
     /// How long a lane may make no progress although records wait; then the process exits with code 9.
     #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub stall_timeout: Duration,
+    /// How often the process reports on the status topic when nothing changes [default: 10s].
+    #[arg(long, hide = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub report_interval: Option<Duration>,
     /// Where a partition starts whose committed offset no longer exists. A group that has committed nothing yet starts at the
     /// earliest record, or at the latest with `latest`; `error` stops when a committed offset was deleted.
     #[arg(long, default_value = "error", value_parser = PossibleValuesParser::new(["error", "earliest", "latest"]))]
@@ -445,7 +456,7 @@ pub struct Predict {
 /// `modelstream models`
 #[derive(Debug, Subcommand)]
 pub enum Models {
-    /// Every model with its versions.
+    /// Every model with its versions, and which replica refused one and why.
     List {
         /// Only this model.
         #[arg(long, value_name = "NAME")]
@@ -600,6 +611,20 @@ pub enum Keys {
         #[command(flatten)]
         deciding: Deciding,
     },
+}
+
+/// `modelstream status`
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Only the replicas that serve this model; with a version or an alias only those that were told exactly that.
+    #[arg(long, value_name = "NAME[:VERSION|@ALIAS]")]
+    pub model: Option<String>,
+    /// Only the replicas of this consumer group.
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// Wait until the fleet has converged, this long at most: for deployment scripts.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub wait: Option<Duration>,
 }
 
 /// `modelstream produce`

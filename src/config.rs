@@ -12,18 +12,24 @@ use crate::kafka::Connection;
 use crate::kafka::consumer::OffsetReset;
 use crate::kafka::settings::PropertyError;
 use crate::pipeline::{AvroFraming, InputFormat, OutputFormat};
+use crate::registry::fleet::REPORT_INTERVAL;
 use crate::registry::selector::SelectorError;
 use crate::registry::trust::{KeyError, PublicKey, SigningKey};
 use crate::registry::{Author, Selector, Topics, Trust};
-use crate::serve::LaneSettings;
 use crate::serve::delivery::CommitLimits;
 use crate::serve::output::headers::Convention;
-use crate::serve::{self};
+use crate::serve::{self, LaneSettings, ReportSettings};
 
 /// The longest commit interval: what is not committed is done again after a crash.
 pub const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// The shortest patience of the watchdog: more than any wait for a broker within a lane's turn.
 pub const STALL_TIMEOUT_MIN: Duration = Duration::from_secs(15);
+/// The shortest interval of reports: what is new is reported this soon anyway.
+const REPORT_INTERVAL_MIN: Duration = Duration::from_millis(200);
+/// The longest: three of them are over before a replica is gone.
+const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(180);
+/// The longest wait for a fleet.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The largest schema file that is read.
 const SCHEMA_BYTES_MAX: u64 = 1024 * 1024;
 /// The largest key file that is read: a key has some hundred bytes.
@@ -58,14 +64,14 @@ pub fn connection(common: &cli::Common) -> Result<Connection, ConfigError> {
     Ok(Connection::new(common.brokers(), &common.properties)?)
 }
 
-/// The model log's topics, and the keys that are trusted.
+/// The topics of the model log and of its fleet, and the keys that are trusted.
 ///
 /// # Errors
 /// When a key cannot be read.
 pub fn topics(common: &cli::Common) -> Result<Topics, ConfigError> {
     let keys: Result<Vec<PublicKey>, ConfigError> = common.trusted_key.iter().map(|path| public_key(path)).collect();
     let (models, artifacts) = (common.models_topic.clone(), common.artifacts_topic.clone());
-    Ok(Topics { models, artifacts, trust: Trust::new(keys?) })
+    Ok(Topics { models, artifacts, status: common.status_topic.clone(), trust: Trust::new(keys?) })
 }
 
 /// Reads a public key.
@@ -158,7 +164,42 @@ pub fn serve(common: &cli::Common, serve: &cli::Serve) -> Result<serve::Settings
         output_format: output_format(serve),
         listen: address(&serve.listen)?,
         stall_timeout: serve.stall_timeout,
+        report: ReportSettings { host: host(), interval: report_interval(serve.report_interval)? },
     })
+}
+
+fn report_interval(given: Option<Duration>) -> Result<Duration, ConfigError> {
+    let interval = given.unwrap_or(REPORT_INTERVAL);
+    if !(REPORT_INTERVAL_MIN..=REPORT_INTERVAL_MAX).contains(&interval) {
+        return Err(ConfigError::Relation(format!(
+            "--report-interval {interval:?}: expected {REPORT_INTERVAL_MIN:?} to {REPORT_INTERVAL_MAX:?}"
+        )));
+    }
+    Ok(interval)
+}
+
+/// The settings of `modelstream status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The only model: its name, or the whole of a selector.
+    pub model: Option<String>,
+    /// The only group.
+    pub group: Option<String>,
+    /// How long the fleet may take to converge.
+    pub wait: Duration,
+}
+
+/// Reads the settings of `modelstream status`.
+///
+/// # Errors
+/// When the model is none, or the wait is too long.
+pub fn status(status: &cli::Status) -> Result<Status, ConfigError> {
+    let model = status.model.as_deref().map(selector).transpose()?.map(|selector| selector.to_string());
+    let wait = status.wait.unwrap_or_default();
+    if wait > WAIT_MAX {
+        return Err(ConfigError::Relation(format!("--wait {wait:?}: expected at most {WAIT_MAX:?}")));
+    }
+    Ok(Status { model, group: status.group.clone(), wait })
 }
 
 /// What `--latency`, `--balanced` and `--throughput` set.
@@ -325,11 +366,16 @@ fn small_file(path: &Path, limit: u64) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(failed)
 }
 
+/// This machine's name.
+pub fn host() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    host.trim().to_owned()
+}
+
 /// Processes of one host listen on different ports, so the port tells them apart, also after a restart.
 fn instance(listen: &str) -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let port = listen.rsplit(':').next().filter(|port| *port != "0");
-    format!("{}-{}", host.trim(), port.map_or_else(|| format!("p{}", std::process::id()), str::to_owned))
+    format!("{}-{}", host(), port.map_or_else(|| format!("p{}", std::process::id()), str::to_owned))
 }
 
 fn check_topics(input: &str, output: &str, dead_letters: &str) -> Result<(), ConfigError> {

@@ -15,14 +15,13 @@ use crate::kafka::Connection;
 use crate::pipeline::Reason;
 use crate::serve::output::headers::format_time;
 
+use super::print::{cut, printable};
 use super::{Error, print};
 use letter::{Facts, Letter};
 use scan::{Scan, Step};
 
 /// The dead letters that `list` shows where the user does not say: a screen or two.
 const LIST_LIMIT: u32 = 100;
-/// The characters of a message in a table: enough to tell failures apart, one line each.
-const MESSAGE_CHARS: usize = 80;
 /// The bytes of a key or value that `show` prints; `--value-only` writes all.
 const SHOWN_BYTES_MAX: usize = 16 * 1024;
 
@@ -138,17 +137,6 @@ fn table<'f>(letters: impl Iterator<Item = &'f Facts>) -> String {
     table.trim_fmt()
 }
 
-fn cut(message: &str) -> String {
-    let shown = printable(&message.chars().take(MESSAGE_CHARS).collect::<String>()).replace('\n', " ");
-    if message.chars().nth(MESSAGE_CHARS).is_some() { shown + "…" } else { shown }
-}
-
-/// A text from outside without what a terminal would obey.
-fn printable(text: &str) -> String {
-    let escaped = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escaped).collect()
-}
-
 fn run_show(
     common: &cli::Common,
     connection: &Connection,
@@ -246,13 +234,6 @@ mod tests {
     #[test]
     fn the_command_line_knows_every_reason() {
         assert_eq!(cli::REASONS, Reason::ALL.map(Reason::as_str));
-    }
-
-    #[test]
-    fn what_comes_from_outside_cannot_command_a_terminal() {
-        assert_eq!(printable("a\u{1b}[2Jb\r\nc"), "a\\u{1b}[2Jb\\r\nc");
-        assert_eq!(cut("a\nb"), "a b");
-        assert_eq!(cut(&"ä".repeat(200)).chars().count(), MESSAGE_CHARS + 1);
     }
 
     #[test]

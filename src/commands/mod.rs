@@ -10,6 +10,7 @@ pub mod predict;
 pub mod produce;
 pub mod publish;
 pub mod serve;
+pub mod status;
 pub mod tail;
 pub mod topics;
 pub mod train;
@@ -34,7 +35,7 @@ pub mod exit {
     pub const FENCED: u8 = 6;
     /// A model was refused.
     pub const REFUSED: u8 = 7;
-    /// A check failed: `--require`, `verify`, a demo or a benchmark that lost a record.
+    /// A check failed: `--require`, `verify`, a fleet that has not converged, a demo or a benchmark that lost a record.
     pub const CHECK_FAILED: u8 = 8;
     /// The watchdog: a lane made no progress although records waited.
     pub const STALLED: u8 = 9;
@@ -110,6 +111,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Verb::Predict(predict) => predict::run(common, &predict),
         Verb::Models(models) => models::run(common, &models),
         Verb::Keys(keys) => keys::run(common, &keys),
+        Verb::Status(status) => status::run(common, &status),
         Verb::Produce(produce) => produce::run(common, &produce),
         Verb::Tail(tail) => tail::run(common, &tail),
         Verb::DeadLetters(dead_letters) => dead_letters::run(common, &dead_letters),

@@ -4,6 +4,7 @@ mod steer;
 
 pub(super) use steer::show as show_decision;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -13,17 +14,24 @@ use serde_json::{Value, json};
 
 use crate::cli::{self, Models};
 use crate::config;
-use crate::kafka::Connection;
+use crate::kafka::{self, Connection};
 use crate::model::signature::{CategoryRule, FeatureKind};
 use crate::model::{Artifact, Digest, Manifest, Refusal};
 use crate::registry::decide::Wish;
+use crate::registry::fleet::{Fleet, Report};
 use crate::registry::follow::{FetchError, fetch_artifact, read_state};
+use crate::registry::reports::read_fleet;
 use crate::registry::state::{Entry, Steering};
 use crate::registry::stored::StoredArtifact;
 use crate::registry::{self, State, Topics};
+use crate::serve::lag::unix_millis;
 
 use super::publish::read_artifact;
 use super::{Error, print};
+
+/// What `models list` shows of a version.
+const COLUMNS: [&str; 11] =
+    ["model", "version", "state", "algorithm", "score", "bytes", "published", "by", "signed", "digest", "refused by"];
 
 /// Runs one of the verbs of `models`.
 ///
@@ -67,25 +75,21 @@ pub(super) fn find(connection: &Connection, topics: &Topics, model: &str) -> Res
 
 fn list(common: &cli::Common, connection: &Connection, topics: &Topics, only: Option<&str>) -> Result<(), Error> {
     let state = read_state(connection, topics)?;
-    let mut table = print::table(&[
-        "model",
-        "version",
-        "state",
-        "algorithm",
-        "score",
-        "bytes",
-        "published",
-        "by",
-        "signed",
-        "digest",
-    ]);
+    let mut table = print::table(&COLUMNS);
+    let fleet = reported(connection, topics);
     for (name, versions) in state.models().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
         let steering = state.steering(name);
         for (version, entry) in versions {
+            let refusals = fleet.refusals(topics, name, *version, unix_millis());
             if common.json {
-                print::json(&summary(&state, &steering, name, *version, entry))?;
+                let mut summary = summary(&state, &steering, name, *version, entry);
+                summary["refused_by"] = refusals.iter().map(refusal).collect();
+                print::json(&summary)?;
             } else {
-                table.add_row(row(&state, &steering, name, *version, entry));
+                let mut row = row(&state, &steering, name, *version, entry);
+                row.resize(COLUMNS.len() - 1, String::new());
+                row.push(refused_by(&refusals));
+                table.add_row(row);
             }
         }
     }
@@ -124,6 +128,32 @@ fn row(state: &State, steering: &Steering, name: &str, version: u64, entry: &Ent
         ]);
     }
     row
+}
+
+/// What the serving processes report; nothing where they do not, which `status` explains.
+fn reported(connection: &Connection, topics: &Topics) -> Fleet {
+    match read_fleet(connection, topics) {
+        Ok(fleet) => fleet,
+        Err(registry::Error::Kafka(kafka::Error::NoTopic { .. })) => Fleet::default(),
+        Err(error) => {
+            print::say(&format!("who refused a version is not known: {error}"));
+            Fleet::default()
+        }
+    }
+}
+
+fn refusal((report, why): &(&Report, &str)) -> Value {
+    json!({"instance": report.instance, "group": report.group, "why": why})
+}
+
+/// `a, b (digest: …)`; nothing where nobody refused it.
+fn refused_by(refusals: &[(&Report, &str)]) -> String {
+    let mut by_why: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (report, why) in refusals {
+        by_why.entry(why).or_default().push(&report.instance);
+    }
+    let texts = by_why.iter().map(|(why, who)| format!("{} ({})", print::cut(&who.join(", ")), print::cut(why)));
+    texts.collect::<Vec<String>>().join("; ")
 }
 
 fn summary(state: &State, steering: &Steering, name: &str, version: u64, entry: &Entry) -> Value {

@@ -8,6 +8,9 @@ use serde::Serialize;
 
 use super::Error;
 
+/// The characters of a message in a table: enough to tell failures apart, one line each.
+const MESSAGE_CHARS: usize = 80;
+
 /// A write to stdout that failed.
 pub fn failed(source: io::Error) -> Error {
     Error::Io { doing: "writing to stdout".to_owned(), source }
@@ -59,6 +62,18 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
+/// The beginning of a message from outside, on one line.
+pub fn cut(message: &str) -> String {
+    let shown = printable(&message.chars().take(MESSAGE_CHARS).collect::<String>()).replace('\n', " ");
+    if message.chars().nth(MESSAGE_CHARS).is_some() { shown + "…" } else { shown }
+}
+
+/// A text from outside without what a terminal would obey.
+pub fn printable(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
+}
+
 /// A progress bar on stderr when that is a terminal, else nothing.
 pub fn progress(total: Option<u64>, unit: &'static str) -> ProgressBar {
     if !io::stderr().is_terminal() {
@@ -70,4 +85,16 @@ pub fn progress(total: Option<u64>, unit: &'static str) -> ProgressBar {
     };
     let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
     bar.with_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_outside_cannot_command_a_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\r\nc"), "a\\u{1b}[2Jb\\r\nc");
+        assert_eq!(cut("a\nb"), "a b");
+        assert_eq!(cut(&"ä".repeat(200)).chars().count(), MESSAGE_CHARS + 1);
+    }
 }

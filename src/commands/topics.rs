@@ -45,13 +45,14 @@ pub fn run(common: &cli::Common, init: &cli::TopicsInit) -> Result<(), Error> {
     print::line(&table.trim_fmt())
 }
 
-/// The model log, and the topics of a serving process where they are named.
+/// The model log and its fleet's topic, and the topics of a serving process where they are named.
 fn wanted(common: &cli::Common, init: &cli::TopicsInit) -> Vec<TopicSpec> {
     let log = |name: &String| TopicSpec { name: name.clone(), partitions: 1, cleanup: Cleanup::Compact };
     let topic = |name: String, cleanup| TopicSpec { name, partitions: init.partitions, cleanup };
     let dead_letters =
         init.input.as_ref().map(|input| init.dead_letters.clone().unwrap_or_else(|| config::dead_letters_of(input)));
-    let mut wanted = vec![log(&common.models_topic), log(&common.artifacts_topic)];
+    let status = TopicSpec { cleanup: Cleanup::Recent, ..log(&common.status_topic) };
+    let mut wanted = vec![log(&common.models_topic), log(&common.artifacts_topic), status];
     wanted.extend(
         [init.input.clone(), init.output.clone()].into_iter().flatten().map(|name| topic(name, Cleanup::Delete)),
     );

@@ -35,6 +35,9 @@ pub enum Cleanup {
     Delete,
     /// Everything (`retention.ms=-1`), for records that keep the time of long ago.
     Keep,
+    /// The newest record of each key, for an hour, by the broker's clock: for what is written again and again. Compaction alone
+    /// would keep what was written once for ever, and begins only when a segment is full.
+    Recent,
 }
 
 impl Cleanup {
@@ -44,6 +47,7 @@ impl Cleanup {
             Cleanup::Compact => "compact",
             Cleanup::Delete => "delete",
             Cleanup::Keep => "keep",
+            Cleanup::Recent => "recent",
         }
     }
 }
@@ -247,6 +251,11 @@ fn new_topic(topic: &TopicSpec, replication: i32) -> NewTopic<'_> {
         Cleanup::Compact => new.set("cleanup.policy", "compact"),
         Cleanup::Delete => new,
         Cleanup::Keep => new.set("retention.ms", "-1"),
+        Cleanup::Recent => new
+            .set("cleanup.policy", "compact,delete")
+            .set("retention.ms", "3600000")
+            .set("segment.ms", "600000")
+            .set("message.timestamp.type", "LogAppendTime"),
     }
 }
 

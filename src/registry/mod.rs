@@ -1,4 +1,4 @@
-//! The model log as its users see it: two topics, one total order of decisions.
+//! The model log as its users see it: two topics, one total order of decisions; and a third where its fleet reports.
 //!
 //! - [`selector`]: pure: which version of which model
 //! - [`record`]: pure: a record of the models topic, and what its key says
@@ -10,13 +10,17 @@
 //! - [`prune`]: remove old versions
 //! - [`chunks`], [`stored`]: pure: an artifact's chunks become its bytes
 //! - [`follow`]: replay to the end, then follow; fetch an artifact
+//! - [`fleet`]: pure: the reports of the serving processes, and who lags and why
+//! - [`reports`]: reads them
 
 pub mod chunks;
 pub mod decide;
+pub mod fleet;
 pub mod follow;
 pub mod prune;
 pub mod publish;
 pub mod record;
+pub mod reports;
 pub mod selector;
 pub mod state;
 pub mod stored;
@@ -36,13 +40,15 @@ use std::time::Duration;
 use crate::kafka;
 use crate::model::Refusal;
 
-/// The topics of a model log, and whom its readers believe.
+/// The topics of a model log and of its fleet, and whom its readers believe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topics {
     /// Carries manifests: compacted, one partition.
     pub models: String,
     /// Carries the artifacts' chunks: compacted.
     pub artifacts: String,
+    /// Carries the last report of each serving process: compacted, one partition.
+    pub status: String,
     /// Who may have written it.
     pub trust: Trust,
 }

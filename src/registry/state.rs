@@ -483,8 +483,12 @@ mod tests {
     #[test]
     fn nothing_that_nobody_trusted_signed_has_any_effect() {
         let key = SigningKey::generate().expect("random numbers");
-        let topics =
-            Topics { models: "models".into(), artifacts: "artifacts".into(), trust: Trust::new(vec![key.public()]) };
+        let topics = Topics {
+            models: "models".into(),
+            artifacts: "artifacts".into(),
+            status: "status".into(),
+            trust: Trust::new(vec![key.public()]),
+        };
         let mut state = State::new(&topics);
         let mut apply = |key: &str, value: Option<&[u8]>, signer: Option<&SigningKey>| {
             let signature = signer.map(|signer| signer.sign("models", key, value));

@@ -65,7 +65,7 @@ impl Lag {
 }
 
 /// Milliseconds since the Unix epoch.
-pub(super) fn unix_millis() -> u64 {
+pub fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,7 +7,7 @@ use crate::kafka::memory::ClientLimits;
 use super::lane::BATCH_BYTES_MAX;
 
 /// What a process takes before it has a lane: code, threads, the HTTP server, metrics, the reader of the model log with up to
-/// four megabytes of chunks, and what the allocator keeps of what was freed.
+/// four megabytes of chunks, the producer of one report at a time, and what the allocator keeps of what was freed.
 const BASE_BYTES: u64 = 64 * 1024 * 1024;
 /// Decoded rows, answers and predictions of one batch. Without it, two thousand records of a model with twenty thousand classes
 /// would take gigabytes.

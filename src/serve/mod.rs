@@ -7,6 +7,7 @@
 //! - [`settings`]: what all this is told
 //! - [`memory`]: the most memory that it takes
 //! - [`pulse`]: what others may know of a lane while it runs
+//! - `report`: tells them, on the status topic
 //! - [`crash`]: where tests may kill it
 //! - [`output`]: predictions and dead letters with their headers
 //! - [`model_watch`]: follows the model log; verifies; swaps
@@ -24,6 +25,7 @@ pub mod memory;
 pub mod model_watch;
 pub mod output;
 pub mod pulse;
+mod report;
 pub mod settings;
 
 use std::net::SocketAddr;
@@ -38,6 +40,7 @@ use crate::kafka::admin::{Admin, Extent};
 use crate::kafka::memory::ClientLimits;
 use crate::model::Refusal;
 use crate::pipeline::Reason;
+use crate::registry::fleet::Report;
 use crate::shutdown::Stop;
 use crate::telemetry::Metrics;
 use crate::telemetry::http::{self, Probes};
@@ -47,7 +50,8 @@ use lane::Lane;
 use memory::{Bound, Limits};
 use model_watch::{Demands, ModelStatus, ModelWatch};
 use pulse::{Activity, Gate, LanePulse};
-pub use settings::{LaneSettings, Settings};
+use report::{Reporting, Sources};
+pub use settings::{LaneSettings, ReportSettings, Settings};
 
 /// A lane that has not turned for this long counts as dead: `/live` says so.
 pub const LANE_SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -109,13 +113,14 @@ pub struct Server {
     lanes: Vec<JoinHandle<Result<(), kafka::Error>>>,
     watch: JoinHandle<()>,
     pulses: Vec<Arc<LanePulse>>,
+    reporting: Reporting,
     stop: Stop,
     stall_timeout: Duration,
     drain_timeout: Duration,
 }
 
 impl Server {
-    /// Starts the parts: HTTP on `runtime`, the model watch and the lanes on threads of their own.
+    /// Starts the parts: HTTP on `runtime`, the model watch, the reports and the lanes on threads of their own.
     ///
     /// # Errors
     /// When a topic is not there, the address is taken, or a Kafka setting is not valid.
@@ -141,7 +146,8 @@ impl Server {
             Arc::clone(&metrics),
         );
         let pulses: Vec<Arc<LanePulse>> = (0..settings.lanes).map(|_| Arc::default()).collect();
-        let probes = probes(&settings, &active, watch.status(), &pulses, &stop);
+        let identity = report::identity(&settings);
+        let probes = probes(&settings, &identity, &active, watch.status(), &pulses, &stop);
         let address = runtime
             .block_on(http::serve(settings.listen, Arc::clone(&metrics), probes))
             .map_err(|source| Error::Listen { address: settings.listen, source })?;
@@ -151,8 +157,11 @@ impl Server {
         metrics.memory_bound(bound.total);
         announce(&settings, address, bound);
         let (drain_timeout, stall_timeout) = (settings.lane.drain_timeout, settings.stall_timeout);
+        let models = vec![watch.status()];
+        let sources = Sources { identity, models, pulses: pulses.clone(), stop: stop.clone() };
+        let reporting = Reporting::start(&settings, sources, Arc::clone(&metrics))?;
         let (watch, lanes) = start_threads(settings, watch, &active, &metrics, &pulses, &stop)?;
-        Ok(Server { address, lanes, watch, pulses, stop, stall_timeout, drain_timeout })
+        Ok(Server { address, lanes, watch, pulses, reporting, stop, stall_timeout, drain_timeout })
     }
 
     /// Where HTTP is served.
@@ -187,6 +196,9 @@ impl Server {
                 tracing::error!(lane = index, %error, "a lane ended");
                 result = result.and(Err(error));
             }
+        }
+        if result.is_ok() {
+            self.reporting.farewell();
         }
         result
     }
@@ -306,6 +318,8 @@ fn announce(settings: &Settings, address: SocketAddr, bound: Bound) {
 #[derive(Serialize)]
 struct Status {
     version: &'static str,
+    instance: String,
+    started_at: String,
     input: String,
     output: String,
     dead_letters: String,
@@ -318,7 +332,7 @@ struct Status {
 #[derive(Serialize)]
 struct LaneStatus {
     partitions: usize,
-    activity: Activity,
+    activity: &'static str,
     last_turn_ms_ago: u128,
 }
 
@@ -340,6 +354,7 @@ fn lane_is_ready(index: usize, pulse: &LanePulse) -> Result<(), String> {
 
 fn probes(
     settings: &Settings,
+    identity: &Report,
     active: &Arc<Active>,
     model: Arc<Mutex<ModelStatus>>,
     pulses: &[Arc<LanePulse>],
@@ -348,6 +363,7 @@ fn probes(
     let (live_pulses, ready_pulses, status_pulses) = (pulses.to_vec(), pulses.to_vec(), pulses.to_vec());
     let (ready_active, ready_stop, status_stop) = (Arc::clone(active), stop.clone(), stop.clone());
     let (selector, lane) = (settings.selector.clone(), settings.lane.clone());
+    let started_at = identity.started_at.clone();
     Probes {
         live: Box::new(move || match live_pulses.iter().position(|pulse| pulse.age() > LANE_SILENCE_MAX) {
             Some(index) => Err(format!("lane {index} has not turned for {} s", live_pulses[index].age().as_secs())),
@@ -365,11 +381,13 @@ fn probes(
         status: Box::new(move || {
             let lanes = status_pulses.iter().map(|pulse| LaneStatus {
                 partitions: pulse.partitions(),
-                activity: pulse.activity(),
+                activity: pulse.activity().as_str(),
                 last_turn_ms_ago: pulse.age().as_millis(),
             });
             let status = Status {
                 version: env!("CARGO_PKG_VERSION"),
+                instance: lane.instance.clone(),
+                started_at: started_at.clone(),
                 input: lane.input.clone(),
                 output: lane.output.clone(),
                 dead_letters: lane.dead_letters.clone(),

@@ -36,6 +36,8 @@ pub struct ModelStatus {
     pub selector: String,
     /// The active version.
     pub version: Option<u64>,
+    /// The version that the selector wants, active or not.
+    pub wanted: Option<u64>,
     /// Its digest.
     pub digest: Option<String>,
     /// Its algorithm.
@@ -48,6 +50,19 @@ pub struct ModelStatus {
     pub loading: Option<Loading>,
     /// Refused versions with the reason.
     pub refused: BTreeMap<u64, String>,
+    /// The refusal that came last.
+    pub last_refusal: Option<LastRefusal>,
+}
+
+/// The refusal that came last.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct LastRefusal {
+    /// The version.
+    pub version: u64,
+    /// The reason.
+    pub why: String,
+    /// When it was refused (RFC 3339).
+    pub at: String,
 }
 
 /// How far a version is fetched.
@@ -171,6 +186,7 @@ impl ModelWatch {
                 Err(error) => return Err(error),
             };
             if due {
+                self.note_wanted(&follower);
                 look_again = match self.activate_best(&follower) {
                     Outcome::Settled => None,
                     Outcome::Again => Some(Instant::now() + RETRY),
@@ -186,6 +202,12 @@ impl ModelWatch {
             self.retired.retain(|model| Arc::strong_count(model) > 1);
         }
         Ok(())
+    }
+
+    /// Says which version is wanted, before it is tried.
+    fn note_wanted(&self, follower: &Follower) {
+        let wanted = follower.state().candidates(&self.selector).first().map(|(version, _)| *version);
+        lock(&self.status).wanted = wanted;
     }
 
     /// Activates the first candidate that passes every check, unless it or a better one is active already. Where there is none,
@@ -321,12 +343,14 @@ impl ModelWatch {
     fn refuse(&mut self, version: u64, refusal: &Refusal) {
         let reason = refusal.reason();
         let text = format!("{reason}: {refusal}");
-        if lock(&self.status).refused.insert(version, text.clone()) == Some(text) {
+        if lock(&self.status).refused.insert(version, text.clone()).as_ref() == Some(&text) {
             return;
         }
         self.metrics.model_refused(reason);
         let kept = self.active.load().as_ref().map(|model| model.version);
         tracing::error!(model = %self.selector, version, reason, %refusal, kept, "refusing a version; the last good one stays");
+        let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        lock(&self.status).last_refusal = Some(LastRefusal { version, why: text, at });
     }
 }
 

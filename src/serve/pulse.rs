@@ -25,8 +25,7 @@ impl Gate {
 }
 
 /// What a lane does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Activity {
     /// It has not joined the group yet: no model, or no broker.
@@ -41,6 +40,16 @@ pub enum Activity {
 
 impl Activity {
     const ALL: [Activity; 4] = [Activity::Starting, Activity::Flowing, Activity::Recovering, Activity::CircuitOpen];
+
+    /// As `/status` and the status topic have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Activity::Starting => "starting",
+            Activity::Flowing => "flowing",
+            Activity::Recovering => "recovering",
+            Activity::CircuitOpen => "circuit-open",
+        }
+    }
 }
 
 /// A lane's signs of life. The lane writes, others read.

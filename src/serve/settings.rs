@@ -17,7 +17,7 @@ use super::output::headers::Convention;
 pub struct Settings {
     /// How to reach the cluster.
     pub connection: Connection,
-    /// The model log.
+    /// The model log, and where the process reports.
     pub topics: Topics,
     /// The model to serve.
     pub selector: Selector,
@@ -37,6 +37,17 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// How long a lane may make no progress although records wait, before the process ends.
     pub stall_timeout: Duration,
+    /// How the process reports on the status topic.
+    pub report: ReportSettings,
+}
+
+/// How a process reports on the status topic.
+#[derive(Debug, Clone)]
+pub struct ReportSettings {
+    /// The name of its machine.
+    pub host: String,
+    /// How often it reports when nothing changes.
+    pub interval: Duration,
 }
 
 /// What all lanes of a process share.
@@ -58,7 +69,7 @@ pub struct LaneSettings {
     pub batch_records: usize,
     /// What is promised when something dies.
     pub exactly_once: bool,
-    /// What tells this process from the others of its group, for transactional ids and static members.
+    /// What tells this process from the others of its group, for transactional ids, static members and reports.
     pub instance: String,
     /// Whether lanes are static members of the group: a restart within the session timeout is no rebalance.
     pub static_membership: bool,

@@ -151,12 +151,16 @@ struct Models {
     refusals: IntCounterVec,
     load_seconds: Histogram,
     swap_stall_seconds: Histogram,
+    converged: IntGaugeVec,
+    reports: IntCounterVec,
 }
 
 impl Models {
     fn declare(d: &mut Declare) -> Models {
         let load_seconds = "Seconds to fetch, verify and compile a version.";
         let swap_stall = "Seconds that a lane spent on taking up a new version.";
+        let converged = "Whether the active version is the one that is wanted: 1, or 0.";
+        let reports = "Reports of this process on the status topic, by result: ok, failed.";
         let info = ["model", "version", "digest", "algorithm"];
         let models = Models {
             info: d.gauges("model_info", "The active version; always 1.", &info),
@@ -165,8 +169,11 @@ impl Models {
             refusals: d.counters("model_refusals_total", "Versions that were refused, by reason.", &["reason"]),
             load_seconds: d.histogram("model_load_seconds", load_seconds, &SECONDS),
             swap_stall_seconds: d.histogram("swap_stall_seconds", swap_stall, &SECONDS),
+            converged: d.gauges("model_converged", converged, &["model"]),
+            reports: d.counters("status_reports_total", reports, &["result"]),
         };
         expect_series(&models.loads, &["ok", "refused"]);
+        expect_series(&models.reports, &["ok", "failed"]);
         models
     }
 }
@@ -278,6 +285,16 @@ impl Metrics {
     pub fn model_refused(&self, reason: &str) {
         self.models.loads.with_label_values(&["refused"]).inc();
         self.models.refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// Whether the active version of a model is the wanted one.
+    pub fn model_converged(&self, model: &str, converged: bool) {
+        self.models.converged.with_label_values(&[model]).set(i64::from(converged));
+    }
+
+    /// A report was delivered, or was not.
+    pub fn report_ended(&self, ok: bool) {
+        self.models.reports.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
     }
 
     /// A version became the active one; the series of the former goes away.

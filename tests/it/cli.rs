@@ -8,7 +8,7 @@ const NOBODY: &str = "127.0.0.1:1";
 #[test]
 fn a_broker_that_is_away_is_exit_code_4_with_what_to_check() {
     std::thread::scope(|scope| {
-        for line in ["models list", "tail --topic t", "topics init", "dead-letters list --topic t"] {
+        for line in ["models list", "tail --topic t", "topics init", "status", "dead-letters list --topic t"] {
             scope.spawn(move || {
                 let verb: Vec<&str> = line.split(' ').collect();
                 let said = failed_with(4, &[&verb[..], &["--brokers", NOBODY]].concat());

@@ -240,11 +240,14 @@ impl Cluster {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("{test}-{}-{number}", std::process::id());
         let connection = Connection::new(brokers, &[]).expect("no properties");
-        let (models, artifacts) = (format!("{prefix}.models"), format!("{prefix}.artifacts"));
-        let log = Topics { models, artifacts, trust: Trust::default() };
+        let name = |name: &str| format!("{prefix}.{name}");
+        let (models, artifacts, status) = (name("models"), name("artifacts"), name("status"));
+        let log = Topics { models, artifacts, status, trust: Trust::default() };
         let cluster = Cluster { brokers: brokers.to_owned(), connection, log, prefix, replication };
-        let compacted = |name: &String| TopicSpec { name: name.clone(), partitions: 1, cleanup: Cleanup::Compact };
-        cluster.create(&[compacted(&cluster.log.models), compacted(&cluster.log.artifacts)]);
+        let one = |name: &String, cleanup| TopicSpec { name: name.clone(), partitions: 1, cleanup };
+        let (models, artifacts) = (&cluster.log.models, &cluster.log.artifacts);
+        let status = one(&cluster.log.status, Cleanup::Recent);
+        cluster.create(&[one(models, Cleanup::Compact), one(artifacts, Cleanup::Compact), status]);
         cluster
     }
 
@@ -260,10 +263,11 @@ impl Cluster {
         format!("{}.{name}", self.prefix)
     }
 
-    /// The arguments of every verb that name this cluster and its model log.
+    /// The arguments of every verb that name this cluster, its model log and its fleet.
     pub fn arguments<'a>(&'a self, verb: &[&'a str]) -> Vec<&'a str> {
-        let (models, artifacts) = (self.log.models.as_str(), self.log.artifacts.as_str());
-        let common = ["--brokers", &self.brokers, "--models-topic", models, "--artifacts-topic", artifacts];
+        let Topics { models, artifacts, status, trust: _ } = &self.log;
+        let log = ["--models-topic", models, "--artifacts-topic", artifacts, "--status-topic", status];
+        let common = [&["--brokers", self.brokers.as_str()][..], &log].concat();
         verb.iter().copied().chain(common).collect()
     }
 

@@ -107,6 +107,11 @@ fn a_hostile_model_log_changes_nothing_that_was_published() {
 }
 
 #[test]
+fn hostile_reports_hide_no_replica() {
+    property("status_topic", 1000);
+}
+
+#[test]
 fn hostile_chunks_are_never_taken_for_the_artifact() {
     property("chunk_assembler", 1000);
 }

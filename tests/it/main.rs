@@ -15,6 +15,7 @@ mod faults_broker;
 mod faults_client;
 mod faults_data;
 mod faults_model_log;
+mod fleet;
 mod flow;
 mod formats;
 mod harness;

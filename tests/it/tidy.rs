@@ -37,7 +37,7 @@ const LINES_MAX: usize = 500;
 
 /// Where the time of day is asked for, and what for: always to be shown or written, never to decide when something is due. A clock
 /// that jumps makes no timeout and no commit.
-const WALL_CLOCK: [(&str, &str); 11] = [
+const WALL_CLOCK: [(&str, &str); 12] = [
     ("src/config.rs", "--since and --until, where an age is typed"),
     ("src/commands/dead_letters.rs", "the same, and times that are shown"),
     ("src/commands/dead_letters/letter.rs", "times that are shown"),
@@ -45,10 +45,11 @@ const WALL_CLOCK: [(&str, &str); 11] = [
     ("src/commands/demo/mod.rs", "times that are shown, and a seed"),
     ("src/commands/demo/traffic.rs", "times that are shown"),
     ("src/registry/publish.rs", "when a version was published"),
-    ("src/serve/lag.rs", "the age of a record, a metric"),
+    ("src/serve/lag.rs", "the age of a record, a metric, and of a report, which is shown"),
     ("src/serve/model_watch.rs", "since when a version is active, in /status"),
     ("src/serve/output.rs", "when a record became a dead letter"),
     ("src/serve/output/headers.rs", "how that is written"),
+    ("src/serve/report.rs", "when the process started and reported, which is shown"),
 ];
 
 struct Source {

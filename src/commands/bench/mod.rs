@@ -78,8 +78,14 @@ impl Names {
         let run = RandomState::new().hash_one(std::process::id()) as u32;
         let name = |name: &str| format!("{}-{run:08x}.{name}", settings.prefix);
         let log = match own_log {
-            true => Topics { models: name("models"), artifacts: name("artifacts"), trust: Trust::default() },
-            false => log,
+            true => Topics {
+                models: name("models"),
+                artifacts: name("artifacts"),
+                status: name("status"),
+                trust: Trust::default(),
+            },
+            // The fleet of the user's model log has nothing to do with the run.
+            false => Topics { status: name("status"), ..log },
         };
         let (input, output, dead_letters) = (name("input"), name("output"), name("input.dead-letters"));
         Names { input, output, dead_letters, group: name("group"), log, own_log }
@@ -90,6 +96,7 @@ impl Names {
         let mut specs: Vec<TopicSpec> = [&self.input, &self.output, &self.dead_letters]
             .map(|name| topic(name, settings.partitions, Cleanup::Delete))
             .into();
+        specs.push(topic(&self.log.status, 1, Cleanup::Recent));
         if self.own_log {
             specs.extend([&self.log.models, &self.log.artifacts].map(|name| topic(name, 1, Cleanup::Compact)));
         }

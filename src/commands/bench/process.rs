@@ -211,10 +211,11 @@ fn arguments(subject: &Subject, names: &Names, selector: &str, schema: Option<&s
     let mut add = |words: &[&str]| line.extend(words.iter().map(|word| (*word).to_owned()));
     match subject {
         Subject::Serve { flags, delivery, commit_interval, lanes } => {
-            let (models, artifacts) = (names.log.models.as_str(), names.log.artifacts.as_str());
+            let log = &names.log;
             let interval = humantime::format_duration(*commit_interval).to_string().replace(' ', "");
             add(&["serve", "--model", selector, "--dead-letters", &names.dead_letters, "--listen", "127.0.0.1:0"]);
-            add(&["--models-topic", models, "--artifacts-topic", artifacts, "--lanes", &lanes.to_string()]);
+            add(&["--models-topic", &log.models, "--artifacts-topic", &log.artifacts, "--status-topic", &log.status]);
+            add(&["--lanes", &lanes.to_string()]);
             add(&["--delivery", delivery, "--commit-interval", &interval]);
             if let Some(schema) = schema {
                 add(&["--input-format", "avro", "--input-schema", schema]);

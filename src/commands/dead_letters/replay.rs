@@ -95,8 +95,9 @@ impl Targets {
         let log = config::topics(common)?;
         let mut partitions = Admin::new(connection)?.topics()?;
         // Whoever may write dead letters may name any topic in them, and what is sent is sent with the rights of who replays.
-        let forbidden =
-            |topic: &str| topic.starts_with("__") || [dead_letters, &log.models, &log.artifacts].contains(&topic);
+        let forbidden = |topic: &str| {
+            topic.starts_with("__") || [dead_letters, &log.models, &log.artifacts, &log.status].contains(&topic)
+        };
         if let Some(topic) = replay.to_topic.as_deref() {
             if forbidden(topic) {
                 let rule = format!("--to-topic {topic}: dead letters are records, this topic holds something else");

@@ -18,11 +18,12 @@ use crate::kafka::admin::{Admin, Cleanup, TopicSpec};
 use crate::kafka::consumer::OffsetReset;
 use crate::kafka::embedded::EmbeddedBroker;
 use crate::pipeline::{InputFormat, OutputFormat};
+use crate::registry::fleet::REPORT_INTERVAL;
 use crate::registry::publish::{Request, Source, publish};
 use crate::registry::{Author, Pick, Selector, Topics, Trust};
 use crate::serve::LaneSettings;
 use crate::serve::delivery::CommitLimits;
-use crate::serve::{Server, Settings};
+use crate::serve::{ReportSettings, Server, Settings};
 use crate::shutdown::Stop;
 use crate::telemetry::Metrics;
 
@@ -65,7 +66,7 @@ impl Names {
         };
         let name = |name: &str| format!("{prefix}{name}");
         let (models, artifacts) = (name("modelstream.models"), name("modelstream.artifacts"));
-        let log = Topics { models, artifacts, trust: Trust::default() };
+        let log = Topics { models, artifacts, status: name("modelstream.status"), trust: Trust::default() };
         Names {
             input: name("iris.features"),
             output: name("iris.predictions"),
@@ -80,6 +81,7 @@ impl Names {
         vec![
             topic(&self.log.models, 1, Cleanup::Compact),
             topic(&self.log.artifacts, 1, Cleanup::Compact),
+            topic(&self.log.status, 1, Cleanup::Recent),
             topic(&self.input, PARTITIONS, Cleanup::Delete),
             topic(&self.output, PARTITIONS, Cleanup::Delete),
             topic(&self.dead_letters, PARTITIONS, Cleanup::Keep),
@@ -216,6 +218,7 @@ fn settings(connection: &Connection, names: &Names, listen: std::net::SocketAddr
         output_format: OutputFormat::Json { probabilities: true },
         listen,
         stall_timeout: STALL_TIMEOUT,
+        report: ReportSettings { host: config::host(), interval: REPORT_INTERVAL },
     }
 }
 

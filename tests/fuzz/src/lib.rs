@@ -14,17 +14,19 @@ pub mod json_record;
 pub mod manifest;
 pub mod model_log;
 mod records;
+pub mod status_topic;
 
 /// A check, and the name of its target, of its corpus and of its findings.
 pub type Check = (&'static str, fn(&[u8]));
 
 /// Every check.
-pub const CHECKS: [Check; 7] = [
+pub const CHECKS: [Check; 8] = [
     ("json_record", json_record::check),
     ("avro_record", avro_record::check),
     ("csv_table", csv_table::check),
     ("manifest", manifest::check),
     ("model_log", model_log::check),
+    ("status_topic", status_topic::check),
     ("chunk_assembler", chunk_assembler::check),
     ("artifact", artifact::check),
 ];
