@@ -25,7 +25,7 @@ pub const ALGORITHMS: [&str; 10] = [
 ];
 
 /// The values of `dead-letters --reason`; a test compares them with those that a server writes.
-pub const REASONS: [&str; 11] = [
+pub const REASONS: [&str; 12] = [
     "null_value",
     "oversize",
     "unknown_schema",
@@ -37,6 +37,7 @@ pub const REASONS: [&str; 11] = [
     "unknown_category",
     "model_error",
     "output_oversize",
+    "unknown_model",
 ];
 
 /// Machine-learned predictions on a Kafka topic: exactly one for each record, by models that arrive on Kafka too.
