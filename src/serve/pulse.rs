@@ -37,10 +37,18 @@ pub enum Activity {
     Recovering,
     /// Too many records cannot be scored; it reads nothing for a while.
     CircuitOpen,
+    /// A model that it serves has no version any more; it reads nothing until there is one.
+    WaitingForModel,
 }
 
 impl Activity {
-    const ALL: [Activity; 4] = [Activity::Starting, Activity::Flowing, Activity::Recovering, Activity::CircuitOpen];
+    const ALL: [Activity; 5] =
+        [Activity::Starting, Activity::Flowing, Activity::Recovering, Activity::CircuitOpen, Activity::WaitingForModel];
+
+    /// Whether the lane stands still on purpose, which is no stall.
+    pub(super) fn is_pause(self) -> bool {
+        matches!(self, Activity::CircuitOpen | Activity::WaitingForModel)
+    }
 }
 
 /// A lane's signs of life. The lane writes, others read.

@@ -24,6 +24,7 @@ mod network;
 mod proxy;
 mod records;
 mod serving;
+mod several;
 mod through_proxy;
 mod tidy;
 mod training;

@@ -175,8 +175,8 @@ fn a_damaged_version_is_refused_and_the_last_good_one_serves() {
 
     assert_eq!(serving.get("/ready").0, 200);
     let status: serde_json::Value = serde_json::from_str(&serving.get("/status").1).expect("JSON");
-    assert_eq!(status["model"]["version"], 1);
-    let refused: Vec<&String> = status["model"]["refused"].as_object().expect("a map").keys().collect();
+    assert_eq!(status["models"][0]["version"], 1);
+    let refused: Vec<&String> = status["models"][0]["refused"].as_object().expect("a map").keys().collect();
     assert_eq!(refused, ["2", "3", "4", "5"]);
     cluster.publish_iris("iris", "8");
     wait_until("a good version is taken up", || serving.total("modelstream_model_version") == 6.0);
