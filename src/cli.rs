@@ -25,7 +25,7 @@ pub const ALGORITHMS: [&str; 10] = [
 ];
 
 /// The values of `dead-letters --reason`; a test compares them with those that a server writes.
-pub const REASONS: [&str; 11] = [
+pub const REASONS: [&str; 12] = [
     "null_value",
     "oversize",
     "unknown_schema",
@@ -37,6 +37,7 @@ pub const REASONS: [&str; 11] = [
     "unknown_category",
     "model_error",
     "output_oversize",
+    "unknown_model",
 ];
 
 /// Machine-learned predictions on a Kafka topic: exactly one for each record, by models that arrive on Kafka too.
@@ -329,8 +330,17 @@ pub struct Publish {
 #[derive(Debug, Args)]
 pub struct Serve {
     /// The model to serve: `iris` follows the newest version, `iris@champion` what the alias names, `iris:7` stays at version 7.
-    #[arg(long, value_name = "NAME[:VERSION|@ALIAS]")]
-    pub model: String,
+    /// May be given more than once, each with its own version; then `--route` says which record is for which. While one of them has no version, the lanes that serve it wait.
+    #[arg(long, required = true, value_name = "NAME[:VERSION|@ALIAS],…", value_delimiter = ',')]
+    pub model: Vec<String>,
+    /// The topic with the records to score. May be given more than once: each input has lanes of its own. With `--route topic` each
+    /// names the model that scores it.
+    #[arg(long, required = true, value_name = "TOPIC[=MODEL],…", value_delimiter = ',')]
+    pub input: Vec<String>,
+    /// Where a record says which model it is for: `header:NAME`, the record's header of that name; `field:NAME`, a field of the
+    /// top level of a JSON or Avro record; `topic`, its input. A record for none of the models is a dead letter (`unknown_model`).
+    #[arg(long, value_name = "header:NAME|field:NAME|topic")]
+    pub route: Option<String>,
     /// The longest time that scoring one row may take: a version whose golden rows take longer is refused.
     #[arg(long, default_value = "50ms", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub row_budget: Duration,
@@ -338,9 +348,6 @@ pub struct Serve {
     /// stale.
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// The topic with the records to score.
-    #[arg(long, value_name = "TOPIC")]
-    pub input: String,
     /// The topic for the predictions.
     #[arg(long, value_name = "TOPIC")]
     pub output: String,
@@ -351,10 +358,10 @@ pub struct Serve {
     /// (`kafka_dlt-…`), for tools that look for them.
     #[arg(long, default_value = "modelstream", value_parser = PossibleValuesParser::new(["modelstream", "connect", "spring"]))]
     pub dead_letter_headers: String,
-    /// The consumer group [default: `modelstream.MODEL.INPUT`].
+    /// The consumer group [default: `modelstream.MODEL.INPUT`; of an input with several models `modelstream.INPUT`].
     #[arg(long, value_name = "GROUP")]
     pub group: Option<String>,
-    /// Threads, each with a consumer and a producer of its own. Partitions are spread over the lanes of all processes.
+    /// Threads of each input, each with a consumer and a producer of its own. Partitions are spread over the lanes of all processes.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub lanes: u16,
     /// What is promised when something dies. `exactly-once`: each record has one prediction or one dead letter; outputs and
@@ -1046,13 +1053,16 @@ mod tests {
     #[test]
     fn the_settings_file_sets_what_the_command_line_does_not() {
         let table: toml::Table =
-            "brokers = 'a:1'\n[serve]\nlanes = 3\noutput = 'out'\nno-probabilities = true\n".parse().expect("TOML");
+            "brokers = 'a:1'\n[serve]\nlanes = 3\noutput = 'out'\nmodel = ['iris', 'wine:2']\nno-probabilities = true\n"
+                .parse()
+                .expect("TOML");
         let command = with_defaults(command(), &table, Path::new("x.toml"), "").expect("known keys");
-        let line = ["modelstream", "serve", "--model", "iris", "--input", "in", "--lanes", "5"];
+        let line = ["modelstream", "serve", "--input", "in", "--lanes", "5"];
         let cli = parsed(command, &line);
         assert_eq!(cli.common.brokers(), "a:1");
         let Verb::Serve(serve) = cli.verb else { panic!("another verb") };
         assert_eq!((serve.lanes, serve.output.as_str(), serve.no_probabilities), (5, "out", true));
+        assert_eq!((serve.model, serve.input), (vec!["iris".to_owned(), "wine:2".to_owned()], vec!["in".to_owned()]));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What was typed becomes what is used; every relation between settings is checked here, once.
 
 pub mod bench;
+mod inputs;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -19,6 +20,8 @@ use crate::registry::{Author, Selector, Topics, Trust};
 use crate::serve::delivery::CommitLimits;
 use crate::serve::output::headers::Convention;
 use crate::serve::{self, LaneSettings, ReportSettings};
+
+use inputs::Input;
 
 /// The longest commit interval: what is not committed is done again after a crash.
 pub const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(60);
@@ -119,9 +122,8 @@ pub fn dead_letters_of(input: &str) -> String {
 /// # Errors
 /// The first rule that is broken.
 pub fn serve(common: &cli::Common, serve: &cli::Serve) -> Result<serve::Settings, ConfigError> {
-    let selector = selector(&serve.model)?;
-    let dead_letters = serve.dead_letters.clone().unwrap_or_else(|| dead_letters_of(&serve.input));
-    check_topics(&serve.input, &serve.output, &dead_letters)?;
+    let (models, input_format) = (inputs::models(serve)?, input_format(serve)?);
+    let (inputs, route) = inputs::inputs(serve, &models, &input_format)?;
     let profile = Profile::of(serve.latency, serve.throughput);
     let commit_interval = profile.commit_interval(serve.commit_interval)?;
     if !(serve.dead_letter_share_max > 0.0 && serve.dead_letter_share_max <= 1.0) {
@@ -136,13 +138,12 @@ pub fn serve(common: &cli::Common, serve: &cli::Serve) -> Result<serve::Settings
         );
         return Err(ConfigError::Relation(rule));
     }
-    let group = serve.group.clone().unwrap_or_else(|| format!("modelstream.{}.{}", selector.model, serve.input));
-    let lane = LaneSettings {
-        input: serve.input.clone(),
+    let lane = |input: Input| LaneSettings {
         output: serve.output.clone(),
-        dead_letters,
+        dead_letters: serve.dead_letters.clone().unwrap_or_else(|| dead_letters_of(&input.topic)),
         dead_letter_headers: Convention::named(&serve.dead_letter_headers),
-        group,
+        group: serve.group.clone().unwrap_or_else(|| input.group()),
+        route: route.clone(),
         offset_reset: offset_reset(&serve.offset_reset),
         batch_records: serve.batch_records as usize,
         exactly_once: serve.delivery == "exactly-once",
@@ -151,16 +152,20 @@ pub fn serve(common: &cli::Common, serve: &cli::Serve) -> Result<serve::Settings
         commit: CommitLimits { interval: commit_interval, records: serve.commit_records, bytes: serve.commit_bytes },
         dead_letter_share_max: serve.dead_letter_share_max,
         drain_timeout: serve.drain_timeout,
+        input: input.topic,
+        models: input.models,
     };
+    let inputs: Vec<LaneSettings> = inputs.into_iter().map(lane).collect();
+    check_topics(&inputs)?;
     Ok(serve::Settings {
         connection: profile.connection(common)?,
         topics: topics(common)?,
-        selector,
+        models,
         row_budget: serve.row_budget,
         cache: serve.cache.clone(),
         lanes: usize::from(serve.lanes),
-        lane,
-        input_format: input_format(serve)?,
+        inputs,
+        input_format,
         output_format: output_format(serve),
         listen: address(&serve.listen)?,
         stall_timeout: serve.stall_timeout,
@@ -378,19 +383,25 @@ fn instance(listen: &str) -> String {
     format!("{}-{}", host(), port.map_or_else(|| format!("p{}", std::process::id()), str::to_owned))
 }
 
-fn check_topics(input: &str, output: &str, dead_letters: &str) -> Result<(), ConfigError> {
-    let clash = |one: &str, other: &str| {
-        let rule = format!("{one} and {other} are the same topic: predictions would be read as records; name another");
+/// No topic that is read is written, or outputs would be read as records; and predictions are no dead letters.
+fn check_topics(inputs: &[LaneSettings]) -> Result<(), ConfigError> {
+    let clash = |one: &str, other: &str, topic: &str| {
+        let rule =
+            format!("{one} and {other} are the same topic, {topic}: outputs would be read as records; name another");
         Err(ConfigError::Relation(rule))
     };
-    if input == output {
-        return clash("--input", "--output");
-    }
-    if input == dead_letters {
-        return clash("--input", "--dead-letters");
-    }
-    if output == dead_letters {
-        return clash("--output", "--dead-letters");
+    for LaneSettings { input, .. } in inputs {
+        for LaneSettings { output, dead_letters, .. } in inputs {
+            if input == output {
+                return clash("--input", "--output", input);
+            }
+            if input == dead_letters {
+                return clash("--input", "--dead-letters", input);
+            }
+            if output == dead_letters {
+                return clash("--output", "--dead-letters", output);
+            }
+        }
     }
     Ok(())
 }

@@ -63,20 +63,72 @@ impl Decoder {
 
     /// Fills a row from a record's value.
     pub(super) fn decode(&self, payload: Option<&[u8]>, mut row: Row<'_>) -> Result<(), DeadLetter> {
-        let Some(payload) = payload else {
-            return Err(DeadLetter::new(Reason::NullValue, "the record has no value"));
-        };
-        if payload.len() > RECORD_BYTES_MAX {
-            let message = format!("the record has {} bytes, the limit is {RECORD_BYTES_MAX}", payload.len());
-            return Err(DeadLetter::new(Reason::Oversize, message));
-        }
-        if payload.is_empty() {
-            return Err(DeadLetter::new(Reason::Undecodable, "the record's value is empty"));
-        }
+        let payload = readable(payload)?;
         match self {
             Decoder::Json { field } => json::decode(payload, field.as_deref(), &mut row)?,
             Decoder::Avro(plan) => plan.decode(payload, &mut row)?,
         }
         row.finish()
+    }
+}
+
+/// The bytes of a value that is worth reading: there are some, and not too many.
+fn readable(payload: Option<&[u8]>) -> Result<&[u8], DeadLetter> {
+    let Some(payload) = payload else {
+        return Err(DeadLetter::new(Reason::NullValue, "the record has no value"));
+    };
+    if payload.len() > RECORD_BYTES_MAX {
+        let message = format!("the record has {} bytes, the limit is {RECORD_BYTES_MAX}", payload.len());
+        return Err(DeadLetter::new(Reason::Oversize, message));
+    }
+    if payload.is_empty() {
+        return Err(DeadLetter::new(Reason::Undecodable, "the record's value is empty"));
+    }
+    Ok(payload)
+}
+
+/// A field of a record's top level that holds a word.
+#[derive(Debug, Clone)]
+pub struct WordField {
+    name: String,
+    reader: WordReader,
+}
+
+#[derive(Debug, Clone)]
+enum WordReader {
+    Json,
+    Avro(avro::AvroField),
+}
+
+impl WordField {
+    /// The field `name` of records of `format`.
+    ///
+    /// # Errors
+    /// When records of that format never have a word there.
+    pub fn new(format: &InputFormat, name: &str) -> Result<WordField, String> {
+        let reader = match format {
+            InputFormat::Json { .. } => WordReader::Json,
+            InputFormat::Avro { schema, framing } => WordReader::Avro(avro::AvroField::new(schema, *framing, name)?),
+        };
+        Ok(WordField { name: name.to_owned(), reader })
+    }
+
+    /// The field's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Hands the word to `take`, and returns what that says; `None` where there is no word. Of JSON the whole record is read,
+    /// because a field that stands twice is no answer.
+    pub(super) fn read<T>(
+        &self,
+        payload: Option<&[u8]>,
+        take: impl FnOnce(&str) -> T,
+    ) -> Result<Option<T>, DeadLetter> {
+        let payload = readable(payload)?;
+        match &self.reader {
+            WordReader::Json => json::read_word(payload, &self.name, take),
+            WordReader::Avro(field) => Ok(field.read(payload)?.map(take)),
+        }
     }
 }

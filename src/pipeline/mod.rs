@@ -10,18 +10,21 @@
 //! ```
 //!
 //! A record that fails a step is a dead letter with its reason (record.rs); the others of its batch go on. Afterwards
-//! [`Scorer::outcomes`] has exactly one outcome for each record, in the records' order.
+//! [`Scorer::outcomes`] has exactly one outcome for each record, in the records' order. Where several models are served,
+//! [`Route`] says which one a record is for.
 
 pub mod decode;
 pub mod encode;
 mod features;
 pub mod record;
+pub mod route;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use decode::{AvroFraming, CsvColumns, InputFormat};
+pub use decode::{AvroFraming, CsvColumns, InputFormat, WordField};
 pub use encode::OutputFormat;
 pub use record::{DeadLetter, Reason};
+pub use route::Route;
 
 use crate::model::{Block, Digest, Model, Predictions, Refusal};
 use decode::Decoder;

@@ -34,11 +34,13 @@ pub enum Reason {
     ModelError,
     /// The prediction with its key and headers is larger than the output topic takes.
     OutputOversize,
+    /// It names no model, or one that is not served here.
+    UnknownModel,
 }
 
 impl Reason {
     /// Every reason, so that each metric series exists from the start.
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 12] = [
         Reason::NullValue,
         Reason::Oversize,
         Reason::UnknownSchema,
@@ -50,6 +52,7 @@ impl Reason {
         Reason::UnknownCategory,
         Reason::ModelError,
         Reason::OutputOversize,
+        Reason::UnknownModel,
     ];
 
     /// The word for this reason.
@@ -66,6 +69,7 @@ impl Reason {
             Reason::UnknownCategory => "unknown_category",
             Reason::ModelError => "model_error",
             Reason::OutputOversize => "output_oversize",
+            Reason::UnknownModel => "unknown_model",
         }
     }
 }
@@ -135,7 +139,7 @@ mod tests {
         words.dedup();
         assert_eq!(words.len(), Reason::ALL.len());
         // The last variant's number says how many there are.
-        assert_eq!(Reason::OutputOversize as usize + 1, Reason::ALL.len());
+        assert_eq!(Reason::UnknownModel as usize + 1, Reason::ALL.len());
     }
 
     #[test]

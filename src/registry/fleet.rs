@@ -38,9 +38,9 @@ pub struct Report {
     pub instance: String,
     /// Where it runs.
     pub host: String,
-    /// Its consumer group.
+    /// Its consumer group; of several inputs, that of the first.
     pub group: String,
-    /// The topic with the records.
+    /// The topic with the records; several are comma-separated.
     pub input: String,
     /// The topic for the predictions.
     pub output: String,

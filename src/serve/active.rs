@@ -5,41 +5,44 @@ use std::sync::Arc;
 use arc_swap::{ArcSwapOption, Guard};
 
 use crate::pipeline::ServedModel;
+use crate::registry::Selector;
 
-use super::memory;
-
-/// The model that the next batch is scored with.
-#[derive(Default)]
-pub struct Active(ArcSwapOption<ServedModel>);
+/// The version of one model that the next batch is scored with.
+#[derive(Debug)]
+pub struct Active {
+    selector: Selector,
+    slot: ArcSwapOption<ServedModel>,
+}
 
 impl Active {
-    /// An empty slot.
-    pub fn new() -> Active {
-        Active::default()
+    /// An empty slot for what `selector` selects.
+    pub fn new(selector: Selector) -> Active {
+        Active { selector, slot: ArcSwapOption::empty() }
+    }
+
+    /// What it is for.
+    pub fn selector(&self) -> &Selector {
+        &self.selector
     }
 
     /// The active model. Hold it for one batch: all of a batch is scored with one version.
     pub fn load(&self) -> Guard<Option<Arc<ServedModel>>> {
-        self.0.load()
+        self.slot.load()
     }
 
-    /// The most records of a batch: `usual`, fewer where the model's rows are wide.
-    pub fn batch_records(&self, usual: usize) -> usize {
-        self.0.load().as_ref().map_or(usual, |model| memory::batch_records(usual, model.scored_bytes_max()))
-    }
-
-    /// Whether there is a model.
+    /// Whether there is a version.
     pub fn is_set(&self) -> bool {
-        self.0.load().is_some()
+        self.slot.load().is_some()
     }
 
     /// Puts `model` in and returns the former one, which lanes may still hold.
-    pub(super) fn swap(&self, model: Arc<ServedModel>) -> Option<Arc<ServedModel>> {
-        self.0.swap(Some(model))
+    pub fn swap(&self, model: Arc<ServedModel>) -> Option<Arc<ServedModel>> {
+        self.slot.swap(Some(model))
     }
 
-    /// Empties the slot and returns what was in it, which lanes may still hold.
-    pub(super) fn clear(&self) -> Option<Arc<ServedModel>> {
-        self.0.swap(None)
+    /// Takes out what is in, because it may not serve any more and nothing takes its place; lanes may still hold it for the batch
+    /// that they have. They take no record until there is a version again.
+    pub fn clear(&self) -> Option<Arc<ServedModel>> {
+        self.slot.swap(None)
     }
 }

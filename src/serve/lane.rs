@@ -1,46 +1,45 @@
 //! THE loop. One OS thread owns one consumer, and what its outputs are delivered with.
 //!
 //! A turn: take what is there, read the active model once, decode into one block, predict, encode, send, and commit when due.
-//! When the producer is full, what was fetched waits and the loop goes on polling, so the group keeps the lane.
+//! When the producer is full, what was fetched waits and the loop goes on polling, so the group keeps the lane. A lane that serves
+//! several models does so for the records of each (`lane/models.rs`).
 //!
 //! After a failure the lane is adrift: what it would read next is not what comes after the committed offsets. It stays a member
 //! of the group, and takes no record, until its producer may send again and every partition is back at its committed
 //! offset. Our memory never says what was committed.
 
+mod models;
+mod rebalance;
+mod router;
+
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::kafka::consumer::{BatchLimits, Event, Fetched, GroupConsumer, Record};
+use crate::kafka::consumer::{BatchLimits, Event, Fetched, GroupConsumer};
 use crate::kafka::fault::Remedy;
-use crate::kafka::producer::Sent;
 use crate::kafka::{self, Connection, Statistics};
-use crate::pipeline::{Outcome, Scorer, ServedModel};
 use crate::shutdown::Stop;
 use crate::telemetry::{LaneMetrics, Stage};
 
 use super::active::Active;
 use super::batch::Batch;
-use super::breaker::Breaker;
 use super::crash::{self, Point};
 use super::delivery::{Committed, Delivery};
 use super::lag::{self, Lag};
-use super::memory;
 use super::output::Outputs;
 use super::pulse::{Activity, Gate, LanePulse};
 use super::settings::LaneSettings;
+use models::Models;
 
 /// The longest wait for a record: the lane's heartbeat and a stop are never later than this.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// The input counts as idle when nothing came for this long; then what is finished is committed at once.
 const IDLE_AFTER: Duration = Duration::from_millis(3);
-/// How long a lane that takes partitions waits for their committed offsets; the group waits for it meanwhile.
-const ASSIGN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a lane that gives partitions back finishes what it has; the group waits for it meanwhile.
-const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a full producer is left alone.
 const FULL_WAIT: Duration = Duration::from_millis(5);
+/// How long a lane that puts a batch back waits for what it had finished to be committed.
+const PUT_BACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long each attempt to recover waits for the broker, before the lane looks at its consumer again.
 const RECOVER_WAIT: Duration = Duration::from_secs(1);
 /// How often a lasting failure is told again.
@@ -58,14 +57,12 @@ pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub struct Lane {
     index: usize,
     settings: Arc<LaneSettings>,
-    active: Arc<Active>,
+    models: Models,
     metrics: LaneMetrics,
     pulse: Arc<LanePulse>,
     gate: Arc<Gate>,
     delivery: Delivery,
-    scorer: Scorer,
     outputs: Outputs,
-    breaker: Breaker,
     /// The partitions that the lane has, with the offset to start at where it is known.
     assigned: BTreeMap<i32, Option<i64>>,
     lag: Lag,
@@ -75,11 +72,10 @@ pub struct Lane {
     adrift: Option<Instant>,
     /// When a failure to recover was told last.
     told: Option<Instant>,
-    version: u64,
 }
 
 impl Lane {
-    /// Prepares lane `index` of the process.
+    /// Prepares lane `index` of the process, which serves the models of `actives`: one at least, only one without a route.
     ///
     /// # Errors
     /// When a Kafka setting is not valid.
@@ -87,7 +83,7 @@ impl Lane {
         connection: &Connection,
         index: usize,
         settings: Arc<LaneSettings>,
-        active: Arc<Active>,
+        actives: Vec<Arc<Active>>,
         metrics: LaneMetrics,
         pulse: Arc<LanePulse>,
         gate: Arc<Gate>,
@@ -95,11 +91,9 @@ impl Lane {
         Ok(Lane {
             index,
             delivery: Delivery::new(connection, settings.promise(index), settings.commit)?,
-            scorer: Scorer::new(),
             outputs: Outputs::new(&settings),
-            breaker: Breaker::new(settings.dead_letter_share_max),
+            models: Models::new(actives, Arc::clone(&settings), &metrics),
             settings,
-            active,
             metrics,
             pulse,
             gate,
@@ -108,16 +102,15 @@ impl Lane {
             holding: false,
             adrift: None,
             told: None,
-            version: 0,
         })
     }
 
-    /// Joins the group once there is a model and the producer may send, and turns until `stop`; then drains.
+    /// Joins the group once each model has a version and the producer may send, and turns until `stop`; then drains.
     ///
     /// # Errors
     /// What does not pass: a twin, rights, a topic that is gone, an offset that was deleted; also a drain that was not finished.
     pub fn run(mut self, connection: &Connection, stop: &Stop) -> Result<(), kafka::Error> {
-        while !(self.active.is_set() && self.is_prepared()?) {
+        while !(self.models.are_set() && self.is_prepared()?) {
             self.pulse.turn();
             self.pulse.progress(Instant::now());
             if stop.wait(IDLE_WAIT) {
@@ -159,13 +152,14 @@ impl Lane {
                 self.answer_failure(failure)?;
                 batch.clear();
             }
-            let open = self.breaker.is_open(Instant::now());
-            self.holding = open || self.adrift.is_some() || !batch.is_sent();
-            self.pulse.does(match (self.adrift, open) {
-                (Some(_), _) => Activity::Recovering,
-                (None, true) => Activity::CircuitOpen,
-                (None, false) if self.pulse.activity() == Activity::Starting => Activity::Starting,
-                (None, false) => Activity::Flowing,
+            let (open, waiting) = (self.models.is_open(Instant::now()), !self.models.are_set());
+            self.holding = open || waiting || self.adrift.is_some() || !batch.is_sent();
+            self.pulse.does(match self.adrift {
+                Some(_) => Activity::Recovering,
+                None if self.pulse.activity() == Activity::Starting => Activity::Starting,
+                None if waiting => Activity::WaitingForModel,
+                None if open => Activity::CircuitOpen,
+                None => Activity::Flowing,
             });
         }
         Ok(())
@@ -178,8 +172,7 @@ impl Lane {
             consumer.serve(FULL_WAIT)
         } else {
             batch.clear();
-            let records = self.breaker.records_max(self.active.batch_records(self.settings.batch_records));
-            let usual = BatchLimits { records, bytes: BATCH_BYTES_MAX };
+            let usual = BatchLimits { records: self.models.batch_records(), bytes: BATCH_BYTES_MAX };
             consumer.fetch(&mut batch.records, self.delivery.batch_limits(usual), self.wait())
         };
         let idle = matches!(fetched, Fetched::Nothing) && batch.is_sent();
@@ -271,52 +264,37 @@ impl Lane {
         }
     }
 
-    /// Decode, predict, encode, each timed; the outcomes stay in the scorer until the next batch.
-    fn score(&mut self, consumer: &GroupConsumer, batch: &Batch<'_>) -> Result<(), kafka::Error> {
+    /// Scores the batch, the records of each model as one block.
+    fn score(&mut self, consumer: &GroupConsumer, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
         crash::at(Point::AfterPoll)?;
-        let active = Arc::clone(&self.active);
-        let active = active.load();
-        let model = active.as_ref().expect("a lane joins when there is a model, and a model is only ever replaced");
-        if self.version != model.version {
-            if self.delivery.is_open() {
-                // One version a transaction.
-                self.commit(consumer)?;
+        self.models.sort(&batch.records);
+        for index in 0..self.models.len() {
+            if self.models.records_of(index, batch) == 0 {
+                continue;
             }
-            crash::at(Point::Swap)?;
-            self.take_up(model);
-            if memory::batch_records(batch.records.len(), model.scored_bytes_max()) < batch.records.len() {
-                let (doing, cause) = ("scoring".to_owned(), "the new version takes smaller batches".to_owned());
-                return Err(kafka::Error::Abortable { doing, cause });
+            let active = self.models.load(index);
+            let Some(model) = active.as_deref() else { return self.put_back(consumer, batch) };
+            if !self.models.has_taken_up(index, model) {
+                if self.delivery.is_open() {
+                    // One version of a model a transaction.
+                    self.commit(consumer)?;
+                }
+                crash::at(Point::Swap)?;
+                self.models.take_up(index, model);
             }
-        }
-        if catch_unwind(AssertUnwindSafe(|| self.steps(model, batch))).is_err() {
-            tracing::error!(model = model.name, version = model.version, "scoring panicked; looking for the record");
-            self.scorer.isolate(model, batch.records.iter().map(Record::payload));
+            self.models.score(index, model, batch, &self.metrics)?;
         }
         self.metrics.batch(batch.records.len());
         Ok(())
     }
 
-    fn steps(&mut self, model: &ServedModel, batch: &Batch<'_>) {
-        let timer = Instant::now();
-        self.scorer.decode(model, batch.records.iter().map(Record::payload));
-        let decoded = Instant::now();
-        // As a panic this is the model's; there is nothing to abort yet.
-        let _ = crash::at(Point::Predict);
-        self.scorer.predict(model);
-        let predicted = Instant::now();
-        self.scorer.encode(model);
-        self.metrics.stage(Stage::Decode, decoded - timer);
-        self.metrics.stage(Stage::Predict, predicted - decoded);
-        self.metrics.stage(Stage::Encode, predicted.elapsed());
-    }
-
-    fn take_up(&mut self, model: &ServedModel) {
-        let timer = Instant::now();
-        self.version = model.version;
-        self.outputs.speak_for(model);
-        self.breaker.model_changed();
-        self.metrics.take_up(&model.name, model.version, &model.model.signature().target.classes, timer.elapsed());
+    /// A model lost its version while the batch was fetched. What was finished before is settled, so that nothing is done again,
+    /// and the batch is read again when there is a version.
+    fn put_back(&mut self, consumer: &GroupConsumer, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
+        batch.clear();
+        self.delivery.settle(consumer, Instant::now() + PUT_BACK_TIMEOUT)?;
+        self.drift();
+        Ok(())
     }
 
     /// Sends the outcomes that are not sent yet, until all are or the producer is full.
@@ -324,36 +302,7 @@ impl Lane {
         if batch.is_sent() {
             return Ok(());
         }
-        let (timer, before, mut dead_letters) = (Instant::now(), batch.sent, 0);
-        for (record, outcome) in batch.records.iter().zip(self.scorer.outcomes()).skip(before) {
-            if batch.sent == batch.records.len() / 2 {
-                crash::at(Point::MidProduce)?;
-            }
-            if self.outputs.send(&mut self.delivery, record, &outcome)? == Sent::Full {
-                break;
-            }
-            match outcome {
-                Outcome::Prediction { class, .. } => self.metrics.prediction(class),
-                Outcome::DeadLetter(dead) => {
-                    dead_letters += 1;
-                    self.metrics.dead_letter(dead.reason().as_str());
-                }
-            }
-            batch.sent += 1;
-        }
-        self.delivery.finished(&batch.records[before..batch.sent]);
-        self.metrics.flush_predictions();
-        let sent = batch.sent - before;
-        if sent > 0 {
-            self.metrics.stage(Stage::Produce, timer.elapsed());
-            if self.breaker.count(sent as u64, dead_letters, Instant::now()) {
-                tracing::error!(
-                    share_max = self.settings.dead_letter_share_max,
-                    dead_letters = self.settings.dead_letters,
-                    "too many records cannot be scored: the flow stops and a few are tried from time to time; look at the dead letters, then mend the records, publish another model, or raise --dead-letter-share-max",
-                );
-            }
-        }
+        self.models.send(batch, &self.outputs, &mut self.delivery, &mut self.metrics)?;
         if batch.is_sent() { crash::at(Point::AfterProduce) } else { Ok(()) }
     }
 
@@ -404,80 +353,11 @@ impl Lane {
         }
     }
 
-    fn take(&mut self, consumer: &GroupConsumer, partitions: &[i32]) -> Result<(), kafka::Error> {
-        crash::at(Point::Assign)?;
-        let starts = consumer.assign(partitions, ASSIGN_TIMEOUT);
-        self.assigned.extend(partitions.iter().map(|partition| (*partition, None)));
-        self.rebalanced("assign", partitions);
-        match starts {
-            Ok(starts) => self.assigned.extend(starts.into_iter().map(|(partition, start)| (partition, Some(start)))),
-            Err(failure) if matches!(failure.remedy(), Remedy::Stop | Remedy::Rejoin) => return Err(failure),
-            Err(failure) => {
-                tracing::warn!(%failure, "the partitions wait for their committed offsets");
-                self.drift();
-            }
-        }
-        Ok(())
-    }
-
-    /// Finishes and commits what it can before the partitions go, unless they are lost already.
-    fn give_back(
-        &mut self,
-        consumer: &GroupConsumer,
-        partitions: &[i32],
-        lost: bool,
-        batch: &mut Batch<'_>,
-    ) -> Result<(), kafka::Error> {
-        let settled = crash::at(Point::Revoke).and_then(|()| match lost {
-            true => self.give_up(batch),
-            false => self.settle(consumer, batch),
-        });
-        self.delivery.forget(partitions);
-        self.assigned.retain(|partition, _| !partitions.contains(partition));
-        self.lag.forget(partitions);
-        consumer.unassign(partitions)?;
-        self.metrics.forget_partitions(partitions);
-        self.rebalanced(if lost { "lost" } else { "revoke" }, partitions);
-        settled
-    }
-
-    fn settle(&mut self, consumer: &GroupConsumer, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
-        let deadline = Instant::now() + REVOKE_TIMEOUT;
-        loop {
-            self.send(batch)?;
-            if batch.is_sent() {
-                return self.delivery.settle(consumer, deadline);
-            }
-            if Instant::now() >= deadline {
-                return batch.abandon();
-            }
-            std::thread::sleep(FULL_WAIT);
-        }
-    }
-
-    /// Partitions are gone already: what is open for them must not be committed.
-    fn give_up(&self, batch: &Batch<'_>) -> Result<(), kafka::Error> {
-        if self.delivery.is_open() {
-            let (doing, cause) = ("working on".to_owned(), "partitions were lost to another member".to_owned());
-            return Err(kafka::Error::Abortable { doing, cause });
-        }
-        batch.abandon()
-    }
-
-    fn rebalanced(&self, kind: &'static str, partitions: &[i32]) {
-        tracing::info!(kind, ?partitions, assigned = self.assigned.len(), "rebalance");
-        self.metrics.rebalanced(kind, self.assigned.len());
-        self.pulse.has_partitions(self.assigned.len());
-        if self.pulse.activity() == Activity::Starting {
-            self.pulse.does(Activity::Flowing);
-        }
-    }
-
     fn report(&mut self, statistics: Option<&Statistics>, sent: bool) {
         let Some(statistics) = statistics else { return self.metrics.invalid_statistics() };
         self.pulse.is_connected_now(statistics.connected);
-        // Neither a broker that is away nor an open circuit is a stall.
-        let excused = !statistics.connected || self.pulse.activity() == Activity::CircuitOpen;
+        // Neither a broker that is away nor a pause is a stall.
+        let excused = !statistics.connected || self.pulse.activity().is_pause();
         let assigned = self.assigned.iter().map(|(partition, start)| (*partition, *start));
         let moved = self.lag.report(statistics, assigned, &self.delivery, sent, excused, &self.metrics);
         self.pulse.progress(moved);

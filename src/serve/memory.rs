@@ -9,8 +9,10 @@ use super::lane::BATCH_BYTES_MAX;
 /// What a process takes before it has a lane: code, threads, the HTTP server, metrics, the reader of the model log with up to
 /// four megabytes of chunks, the producer of one report at a time, and what the allocator keeps of what was freed.
 const BASE_BYTES: u64 = 64 * 1024 * 1024;
-/// Decoded rows, answers and predictions of one batch. Without it, two thousand records of a model with twenty thousand classes
-/// would take gigabytes.
+/// What each model beyond the first adds to that: the thread that follows it, with a reader of the model log of its own.
+const FURTHER_MODEL_BYTES: u64 = 8 * 1024 * 1024;
+/// Decoded rows, answers and predictions of a lane. Without it, two thousand records of a model with twenty thousand classes
+/// would take gigabytes. A lane that serves several models keeps buffers for each, so each has its share of this.
 pub const SCORED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A buffer that grows has up to twice what it holds.
 const GROWTH: u64 = 2;
@@ -21,13 +23,15 @@ const LAST_RECORD_BYTES: u64 = 10 * 1024 * 1024;
 /// Everything that bounds a process's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    /// Its models.
+    pub models: u64,
     /// Its lanes.
     pub lanes: u64,
     /// Of the clients of each.
     pub clients: ClientLimits,
-    /// Brokers that may lead partitions of the input.
+    /// Brokers that may lead partitions of the input; the most where there are several inputs.
     pub brokers: u64,
-    /// Partitions of input, output and dead letters.
+    /// Partitions of input, output and dead letters; likewise.
     pub partitions: u64,
 }
 
@@ -45,18 +49,20 @@ pub struct Bound {
 impl Bound {
     /// Adds the limits up.
     pub fn of(limits: &Limits) -> Bound {
-        let Limits { lanes, clients, brokers, partitions } = limits;
+        let Limits { models, lanes, clients, brokers, partitions } = limits;
         let records = BATCH_BYTES_MAX as u64 + clients.fetch_queue_bytes + LAST_RECORD_BYTES;
         let batch = records + GROWTH * SCORED_BYTES_MAX as u64;
         let partitions = ClientLimits::partition_bytes(*partitions);
         let lane = clients.consumer_bytes(*brokers) + clients.producer_bytes(*brokers) + batch + partitions;
-        Bound { base: BASE_BYTES, lane, total: BASE_BYTES + lanes * lane }
+        let base = BASE_BYTES + models.saturating_sub(1) * FURTHER_MODEL_BYTES;
+        Bound { base, lane, total: base + lanes * lane }
     }
 }
 
-/// How many records of `usual` fit one batch when each takes `scored_bytes` there; at least one.
-pub fn batch_records(usual: usize, scored_bytes: usize) -> usize {
-    usual.min(SCORED_BYTES_MAX / scored_bytes.max(1)).max(1)
+/// How many records of `usual` fit one batch when each takes `scored_bytes` there, in a lane that serves so many `models`; at
+/// least one.
+pub fn batch_records(usual: usize, scored_bytes: usize, models: usize) -> usize {
+    usual.min(SCORED_BYTES_MAX / models.max(1) / scored_bytes.max(1)).max(1)
 }
 
 #[cfg(test)]
@@ -68,7 +74,7 @@ mod tests {
 
     fn bound(lanes: u64, brokers: u64, partitions: u64) -> Bound {
         let clients = ClientLimits::of(&Connection::new("b:1", &[]).expect("no properties"));
-        Bound::of(&Limits { lanes, clients, brokers, partitions })
+        Bound::of(&Limits { models: 1, lanes, clients, brokers, partitions })
     }
 
     #[test]
@@ -80,20 +86,24 @@ mod tests {
         let three_brokers = bound(1, 3, 12).lane - one.lane;
         assert!((140..160).contains(&(three_brokers / MIB)), "two more answers and their requests: {three_brokers}");
         assert_eq!((bound(1, 1, 3_000).lane - bound(1, 1, 0).lane) / MIB, 23);
+        let clients = ClientLimits::of(&Connection::new("b:1", &[]).expect("no properties"));
+        let three_models = Bound::of(&Limits { models: 3, lanes: 1, clients, brokers: 1, partitions: 12 });
+        assert_eq!((three_models.lane, three_models.total - one.total), (one.lane, 2 * FURTHER_MODEL_BYTES));
     }
 
     #[test]
     fn wide_records_come_in_smaller_batches() {
-        assert_eq!(batch_records(2_000, 300), 2_000);
-        assert_eq!(batch_records(2_000, 900_000), 9);
-        assert_eq!(batch_records(2_000, 2 * SCORED_BYTES_MAX), 1);
+        assert_eq!(batch_records(2_000, 300, 1), 2_000);
+        assert_eq!(batch_records(2_000, 900_000, 1), 9);
+        assert_eq!(batch_records(2_000, 900_000, 3), 3, "each of three models may have all records of a batch");
+        assert_eq!(batch_records(2_000, 2 * SCORED_BYTES_MAX, 1), 1);
     }
 
     #[test]
     fn a_property_of_the_users_is_part_of_it() {
         let larger = Connection::new("b:1", &["fetch.max.bytes=1048576".to_owned()]).expect("valid");
         let clients = ClientLimits::of(&larger);
-        let larger = Bound::of(&Limits { lanes: 1, clients, brokers: 1, partitions: 12 });
+        let larger = Bound::of(&Limits { models: 1, lanes: 1, clients, brokers: 1, partitions: 12 });
         assert!(larger.total - bound(1, 1, 12).total > 190 * MIB);
     }
 }

@@ -10,8 +10,8 @@
 //! - `report`: tells them, on the status topic
 //! - [`crash`]: where tests may kill it
 //! - [`output`]: predictions and dead letters with their headers
-//! - [`model_watch`]: follows the model log; verifies; swaps
-//! - [`active`]: the slot with the active model
+//! - [`model_watch`]: follows the model log for one model; verifies; swaps
+//! - [`active`]: the slot with a model's active version
 
 pub mod active;
 mod batch;
@@ -35,11 +35,12 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::kafka;
 use crate::kafka::admin::{Admin, Extent};
 use crate::kafka::memory::ClientLimits;
+use crate::kafka::{self, Connection};
 use crate::model::Refusal;
 use crate::pipeline::Reason;
+use crate::registry::Selector;
 use crate::registry::fleet::Report;
 use crate::shutdown::Stop;
 use crate::telemetry::Metrics;
@@ -111,7 +112,7 @@ pub enum Error {
 pub struct Server {
     address: SocketAddr,
     lanes: Vec<JoinHandle<Result<(), kafka::Error>>>,
-    watch: JoinHandle<()>,
+    watches: Vec<JoinHandle<()>>,
     pulses: Vec<Arc<LanePulse>>,
     reporting: Reporting,
     stop: Stop,
@@ -120,7 +121,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the parts: HTTP on `runtime`, the model watch, the reports and the lanes on threads of their own.
+    /// Starts the parts: HTTP on `runtime`, the model watches, the reports and the lanes on threads of their own.
     ///
     /// # Errors
     /// When a topic is not there, the address is taken, or a Kafka setting is not valid.
@@ -131,37 +132,45 @@ impl Server {
         stop: Stop,
     ) -> Result<Server, Error> {
         metrics.expect_reasons(&Reason::ALL.map(Reason::as_str), &Refusal::REASONS);
-        let active = Arc::new(Active::new());
-        let watch = ModelWatch::new(
-            settings.connection.clone(),
-            settings.topics.clone(),
-            settings.selector.clone(),
-            Demands {
-                input: settings.input_format.clone(),
-                output: settings.output_format,
-                row_budget: settings.row_budget,
-            },
-            settings.cache.clone(),
-            Arc::clone(&active),
-            Arc::clone(&metrics),
-        );
-        let pulses: Vec<Arc<LanePulse>> = (0..settings.lanes).map(|_| Arc::default()).collect();
+        let actives: Vec<Arc<Active>> =
+            settings.models.iter().map(|selector| Arc::new(Active::new(selector.clone()))).collect();
+        let watch = |active: &Arc<Active>| {
+            ModelWatch::new(
+                settings.connection.clone(),
+                settings.topics.clone(),
+                active.selector().clone(),
+                Demands {
+                    input: settings.input_format.clone(),
+                    output: settings.output_format,
+                    row_budget: settings.row_budget,
+                },
+                settings.cache.clone(),
+                Arc::clone(active),
+                Arc::clone(&metrics),
+            )
+        };
+        let watches: Vec<ModelWatch> = actives.iter().map(watch).collect();
+        let pulses: Vec<Arc<LanePulse>> = (0..settings.all_lanes()).map(|_| Arc::default()).collect();
+        let statuses: Vec<Arc<Mutex<ModelStatus>>> = watches.iter().map(ModelWatch::status).collect();
         let identity = report::identity(&settings);
-        let probes = probes(&settings, &identity, &active, watch.status(), &pulses, &stop);
+        let probes = probes(&settings, &identity, &actives, statuses.clone(), &pulses, &stop);
         let address = runtime
             .block_on(http::serve(settings.listen, Arc::clone(&metrics), probes))
             .map_err(|source| Error::Listen { address: settings.listen, source })?;
         // Before anything waits for a broker.
         tracing::info!("metrics on http://{address}/metrics");
-        let bound = memory_bound(&settings, require_topics(&settings, &stop)?);
+        let extents: Result<Vec<[Extent; 3]>, Error> =
+            settings.inputs.iter().map(|lane| require_topics(&settings.connection, lane, &stop)).collect();
+        let bound = memory_bound(&settings, &extents?);
         metrics.memory_bound(bound.total);
         announce(&settings, address, bound);
-        let (drain_timeout, stall_timeout) = (settings.lane.drain_timeout, settings.stall_timeout);
-        let models = vec![watch.status()];
-        let sources = Sources { identity, models, pulses: pulses.clone(), stop: stop.clone() };
+        let stall_timeout = settings.stall_timeout;
+        let drain_timeout = settings.inputs.iter().map(|lane| lane.drain_timeout).max().unwrap_or_default();
+        let sources = Sources { identity, models: statuses, pulses: pulses.clone(), stop: stop.clone() };
         let reporting = Reporting::start(&settings, sources, Arc::clone(&metrics))?;
-        let (watch, lanes) = start_threads(settings, watch, &active, &metrics, &pulses, &stop)?;
-        Ok(Server { address, lanes, watch, pulses, reporting, stop, stall_timeout, drain_timeout })
+        let lanes = start_lanes(settings, &actives, &metrics, &pulses, &stop)?;
+        let watches = start_watches(watches, &stop)?;
+        Ok(Server { address, lanes, watches, pulses, reporting, stop, stall_timeout, drain_timeout })
     }
 
     /// Where HTTP is served.
@@ -183,7 +192,7 @@ impl Server {
             self.check_progress()?;
         }
         let deadline = Instant::now() + self.drain_timeout + DRAIN_GRACE;
-        while !(self.lanes.iter().all(JoinHandle::is_finished) && self.watch.is_finished()) {
+        while !(self.lanes.iter().all(JoinHandle::is_finished) && self.watches.iter().all(JoinHandle::is_finished)) {
             if Instant::now() >= deadline {
                 return Err(Error::DrainTimeout { seconds: self.drain_timeout.as_secs(), lanes: self.unfinished() });
             }
@@ -227,9 +236,9 @@ impl Server {
 
 /// Waits for a broker, as a process does that is started before its cluster, and looks the topics up: input, output, dead
 /// letters.
-fn require_topics(settings: &Settings, stop: &Stop) -> Result<[Extent; 3], Error> {
-    let admin = Admin::new(&settings.connection)?;
-    let topics = [&settings.lane.input, &settings.lane.output, &settings.lane.dead_letters];
+fn require_topics(connection: &Connection, lane: &LaneSettings, stop: &Stop) -> Result<[Extent; 3], Error> {
+    let admin = Admin::new(connection)?;
+    let topics = [&lane.input, &lane.output, &lane.dead_letters];
     let mut extents = [Extent { partitions: 0, brokers: 0 }; 3];
     for (topic, found) in topics.into_iter().zip(&mut extents) {
         loop {
@@ -252,33 +261,43 @@ fn require_topics(settings: &Settings, stop: &Stop) -> Result<[Extent; 3], Error
     Ok(extents)
 }
 
-type Threads = (JoinHandle<()>, Vec<JoinHandle<Result<(), kafka::Error>>>);
+type LaneThread = JoinHandle<Result<(), kafka::Error>>;
 
-fn start_threads(
+/// The lanes of each input, one input after the other.
+fn start_lanes(
     settings: Settings,
-    watch: ModelWatch,
-    active: &Arc<Active>,
+    actives: &[Arc<Active>],
     metrics: &Arc<Metrics>,
     pulses: &[Arc<LanePulse>],
     stop: &Stop,
-) -> Result<Threads, Error> {
-    let shared = Arc::new(settings.lane);
+) -> Result<Vec<LaneThread>, Error> {
     let gate = Arc::new(Gate::new(pulses.len()));
+    let inputs: Vec<Arc<LaneSettings>> = settings.inputs.into_iter().map(Arc::new).collect();
+    let inputs = inputs.iter().flat_map(|input| std::iter::repeat_n(input, settings.lanes));
     let mut lanes = Vec::with_capacity(pulses.len());
-    for (index, pulse) in pulses.iter().enumerate() {
+    for (index, (shared, pulse)) in inputs.zip(pulses).enumerate() {
+        let served = actives.iter().filter(|active| shared.models.contains(&active.selector().model));
+        let served: Vec<Arc<Active>> = served.cloned().collect();
         let (connection, metrics) = (settings.connection.clone(), metrics.lane(index, &shared.input));
-        let (shared, active, pulse) = (Arc::clone(&shared), Arc::clone(active), Arc::clone(pulse));
+        let (shared, pulse) = (Arc::clone(shared), Arc::clone(pulse));
         let (stop, gate) = (stop.clone(), Arc::clone(&gate));
         lanes.push(spawn(format!("lane-{index}"), move || {
-            let lane = Lane::new(&connection, index, shared, active, metrics, pulse, Arc::clone(&gate));
+            let lane = Lane::new(&connection, index, shared, served, metrics, pulse, Arc::clone(&gate));
             let ended = lane.and_then(|lane| lane.run(&connection, &stop));
             // However it ended, the others need not wait for it.
             gate.arrive();
             ended
         })?);
     }
-    let stop = stop.clone();
-    Ok((spawn("model-watch".to_owned(), move || watch.run(&stop))?, lanes))
+    Ok(lanes)
+}
+
+fn start_watches(watches: Vec<ModelWatch>, stop: &Stop) -> Result<Vec<JoinHandle<()>>, Error> {
+    let start = |watch: ModelWatch| {
+        let stop = stop.clone();
+        spawn("model-watch".to_owned(), move || watch.run(&stop))
+    };
+    watches.into_iter().map(start).collect()
 }
 
 fn spawn<T: Send + 'static>(name: String, run: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, Error> {
@@ -286,31 +305,33 @@ fn spawn<T: Send + 'static>(name: String, run: impl FnOnce() -> T + Send + 'stat
 }
 
 /// As the cluster is now: brokers that are added later may add to it.
-fn memory_bound(settings: &Settings, [input, output, dead_letters]: [Extent; 3]) -> Bound {
-    let partitions = [input, output, dead_letters].map(|extent| u64::from(extent.partitions.unsigned_abs()));
+fn memory_bound(settings: &Settings, extents: &[[Extent; 3]]) -> Bound {
+    let partitions = |extent: &Extent| u64::from(extent.partitions.unsigned_abs());
+    // A broker that leads no partition is not asked.
+    let brokers = |[input, ..]: &[Extent; 3]| (input.brokers as u64).min(partitions(input));
     Bound::of(&Limits {
-        lanes: settings.lanes as u64,
+        models: settings.models.len() as u64,
+        lanes: settings.all_lanes() as u64,
         clients: ClientLimits::of(&settings.connection),
-        // A broker that leads no partition is not asked.
-        brokers: (input.brokers as u64).min(partitions[0]),
-        partitions: partitions.iter().sum(),
+        brokers: extents.iter().map(brokers).max().unwrap_or(0),
+        partitions: extents.iter().map(|topics| topics.iter().map(partitions).sum()).max().unwrap_or(0),
     })
 }
 
 /// The sum of the limits and its parts, so that an operator can compare it with the container's.
 fn announce(settings: &Settings, address: SocketAddr, bound: Bound) {
     let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
+    for LaneSettings { input, models, output, dead_letters, group, .. } in &settings.inputs {
+        tracing::info!(model = models.join(","), input, output, dead_letters, group, lanes = settings.lanes, "serving");
+    }
+    let selectors: Vec<String> = settings.models.iter().map(Selector::to_string).collect();
     tracing::info!(
-        model = %settings.selector,
-        input = settings.lane.input,
-        output = settings.lane.output,
-        dead_letters = settings.lane.dead_letters,
-        group = settings.lane.group,
-        lanes = settings.lanes,
+        models = selectors.join(","),
+        lanes = settings.all_lanes(),
         memory_bound_mib = mib(bound.total),
         memory_base_mib = mib(bound.base),
         memory_lane_mib = mib(bound.lane),
-        "serving; metrics on http://{address}/metrics; the memory bound is base + lanes × lane, without the models",
+        "metrics on http://{address}/metrics; the memory bound is base + lanes × lane, without the models",
     );
 }
 
@@ -320,17 +341,32 @@ struct Status {
     version: &'static str,
     instance: String,
     started_at: String,
-    input: String,
-    output: String,
-    dead_letters: String,
-    group: String,
-    model: ModelStatus,
+    inputs: Vec<InputStatus>,
+    models: Vec<ModelStatus>,
     lanes: Vec<LaneStatus>,
     stopping: bool,
 }
 
+/// An input topic and where its records go.
+#[derive(Clone, Serialize)]
+struct InputStatus {
+    input: String,
+    models: Vec<String>,
+    output: String,
+    dead_letters: String,
+    group: String,
+}
+
+impl InputStatus {
+    fn of(settings: &LaneSettings) -> InputStatus {
+        let LaneSettings { input, models, output, dead_letters, group, .. } = settings.clone();
+        InputStatus { input, models, output, dead_letters, group }
+    }
+}
+
 #[derive(Serialize)]
 struct LaneStatus {
+    input: String,
     partitions: usize,
     activity: &'static str,
     last_turn_ms_ago: u128,
@@ -349,21 +385,23 @@ fn lane_is_ready(index: usize, pulse: &LanePulse) -> Result<(), String> {
         Activity::Starting => Err(format!("lane {index} has not joined the group yet")),
         Activity::Recovering => Err(format!("lane {index} waits for the broker to go on from the committed offsets")),
         Activity::CircuitOpen => Err(format!("lane {index} stopped: too many records cannot be scored")),
+        Activity::WaitingForModel => Err(format!("lane {index} waits: a model that it serves has no version")),
     }
 }
 
 fn probes(
     settings: &Settings,
     identity: &Report,
-    active: &Arc<Active>,
-    model: Arc<Mutex<ModelStatus>>,
+    actives: &[Arc<Active>],
+    models: Vec<Arc<Mutex<ModelStatus>>>,
     pulses: &[Arc<LanePulse>],
     stop: &Stop,
 ) -> Probes {
     let (live_pulses, ready_pulses, status_pulses) = (pulses.to_vec(), pulses.to_vec(), pulses.to_vec());
-    let (ready_active, ready_stop, status_stop) = (Arc::clone(active), stop.clone(), stop.clone());
-    let (selector, lane) = (settings.selector.clone(), settings.lane.clone());
-    let started_at = identity.started_at.clone();
+    let (ready_actives, ready_stop, status_stop) = (actives.to_vec(), stop.clone(), stop.clone());
+    let inputs: Vec<InputStatus> = settings.inputs.iter().map(InputStatus::of).collect();
+    let lanes_of_each = settings.lanes;
+    let Report { instance, started_at, .. } = identity.clone();
     Probes {
         live: Box::new(move || match live_pulses.iter().position(|pulse| pulse.age() > LANE_SILENCE_MAX) {
             Some(index) => Err(format!("lane {index} has not turned for {} s", live_pulses[index].age().as_secs())),
@@ -373,26 +411,26 @@ fn probes(
             if ready_stop.is_set() {
                 return Err("stopping".to_owned());
             }
-            if !ready_active.is_set() {
-                return Err(format!("no version of {selector} is active yet"));
+            if let Some(empty) = ready_actives.iter().find(|active| !active.is_set()) {
+                return Err(format!("no version of {} is active", empty.selector()));
             }
             ready_pulses.iter().enumerate().try_for_each(|(index, pulse)| lane_is_ready(index, pulse))
         }),
         status: Box::new(move || {
-            let lanes = status_pulses.iter().map(|pulse| LaneStatus {
+            let inputs_of_lanes = inputs.iter().flat_map(|input| std::iter::repeat_n(input, lanes_of_each));
+            let lanes = inputs_of_lanes.zip(&status_pulses).map(|(input, pulse)| LaneStatus {
+                input: input.input.clone(),
                 partitions: pulse.partitions(),
                 activity: pulse.activity().as_str(),
                 last_turn_ms_ago: pulse.age().as_millis(),
             });
+            let model = |model: &Arc<Mutex<ModelStatus>>| model.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let status = Status {
                 version: env!("CARGO_PKG_VERSION"),
-                instance: lane.instance.clone(),
+                instance: instance.clone(),
                 started_at: started_at.clone(),
-                input: lane.input.clone(),
-                output: lane.output.clone(),
-                dead_letters: lane.dead_letters.clone(),
-                group: lane.group.clone(),
-                model: model.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                inputs: inputs.clone(),
+                models: models.iter().map(model).collect(),
                 lanes: lanes.collect(),
                 stopping: status_stop.is_set(),
             };

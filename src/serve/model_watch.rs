@@ -323,6 +323,8 @@ impl ModelWatch {
         status.algorithm = Some(algorithm.to_owned());
         status.since = Some(humantime::format_rfc3339_millis(SystemTime::now()).to_string());
         status.stale = stale;
+        // It may have been published once more, by somebody who is trusted.
+        status.refused.remove(&version);
     }
 
     /// Stops to serve: nobody may serve the active version any more, and there is no other. Lanes wait for one.
@@ -334,10 +336,11 @@ impl ModelWatch {
             why,
             "the version must not be served any more and there is no other: records wait until one is published"
         );
+        self.metrics.model_deactivated(&former.name);
         self.retired.push(former);
         let mut status = lock(&self.status);
-        let ModelStatus { selector, refused, .. } = std::mem::take(&mut *status);
-        *status = ModelStatus { selector, refused, ..ModelStatus::default() };
+        let ModelStatus { selector, wanted, refused, last_refusal, .. } = std::mem::take(&mut *status);
+        *status = ModelStatus { selector, wanted, refused, last_refusal, ..ModelStatus::default() };
     }
 
     fn refuse(&mut self, version: u64, refusal: &Refusal) {

@@ -37,9 +37,22 @@ pub struct Outputs {
     dead_letters: String,
     group: String,
     convention: Option<Convention>,
+}
+
+/// The version that an output comes from, as its headers say it.
+#[derive(Debug, Default)]
+pub struct Provenance {
     model: String,
     version: String,
     digest: String,
+}
+
+impl Provenance {
+    /// From `model`.
+    pub fn of(model: &ServedModel) -> Provenance {
+        let (version, digest) = (model.version.to_string(), model.digest.to_string());
+        Provenance { model: model.name.clone(), version, digest }
+    }
 }
 
 impl Outputs {
@@ -51,21 +64,12 @@ impl Outputs {
             dead_letters: settings.dead_letters.clone(),
             group: settings.group.clone(),
             convention: settings.dead_letter_headers,
-            model: String::new(),
-            version: String::new(),
-            digest: String::new(),
         }
     }
 
-    /// From now on outputs come from `model`.
-    pub fn speak_for(&mut self, model: &ServedModel) {
-        self.model.clone_from(&model.name);
-        self.version = model.version.to_string();
-        self.digest = model.digest.to_string();
-    }
-
-    /// Sends what became of `record`: one prediction, or one dead letter. Never answers [`Sent::TooLarge`]: a prediction that
-    /// is too large becomes a dead letter, a dead letter that is too large becomes a stub with its coordinates.
+    /// Sends what became of `record` by the version of `provenance`: one prediction, or one dead letter; a dead letter without a
+    /// provenance was for no model. Never answers [`Sent::TooLarge`]: a prediction that is too large becomes a dead letter, a dead
+    /// letter that is too large becomes a stub with its coordinates.
     ///
     /// # Errors
     /// When the producer is of no use any more, or takes not even a stub.
@@ -73,18 +77,19 @@ impl Outputs {
         &self,
         delivery: &mut Delivery,
         record: &Record<'_>,
+        provenance: Option<&Provenance>,
         outcome: &Outcome<'_>,
     ) -> Result<Sent, kafka::Error> {
         let sent = match outcome {
-            Outcome::Prediction { bytes, .. } => match delivery.send(self.prediction(record, bytes))? {
+            Outcome::Prediction { bytes, .. } => match delivery.send(self.prediction(record, provenance, bytes))? {
                 Sent::TooLarge => {
                     let message = format!("the prediction has {} bytes, more than message.max.bytes", bytes.len());
                     let dead = DeadLetter::new(Reason::OutputOversize, message);
-                    self.send_dead_letter(delivery, record, &dead)?
+                    self.send_dead_letter(delivery, record, provenance, &dead)?
                 }
                 sent => sent,
             },
-            Outcome::DeadLetter(dead) => self.send_dead_letter(delivery, record, dead)?,
+            Outcome::DeadLetter(dead) => self.send_dead_letter(delivery, record, provenance, dead)?,
         };
         if sent == Sent::Accepted && History::of(record.headers()).is_some() {
             telemetry::replayed_record();
@@ -92,8 +97,13 @@ impl Outputs {
         Ok(sent)
     }
 
-    fn prediction<'a>(&'a self, record: &'a Record<'_>, value: &'a [u8]) -> Outgoing<'a> {
-        let headers = self.provenance(Headers::with_capacity(OWN_HEADERS), record);
+    fn prediction<'a>(
+        &'a self,
+        record: &'a Record<'_>,
+        provenance: Option<&Provenance>,
+        value: &'a [u8],
+    ) -> Outgoing<'a> {
+        let headers = self.origin(Headers::with_capacity(OWN_HEADERS), record, provenance);
         Outgoing {
             topic: &self.output,
             partition: None,
@@ -108,10 +118,11 @@ impl Outputs {
         &self,
         delivery: &mut Delivery,
         record: &Record<'_>,
+        provenance: Option<&Provenance>,
         dead: &DeadLetter,
     ) -> Result<Sent, kafka::Error> {
         for extent in [Extent::Whole, Extent::WithoutValue, Extent::Coordinates] {
-            match delivery.send(self.dead_letter(record, dead, extent))? {
+            match delivery.send(self.dead_letter(record, provenance, dead, extent))? {
                 Sent::TooLarge => {}
                 sent => return Ok(sent),
             }
@@ -125,7 +136,13 @@ impl Outputs {
         })
     }
 
-    fn dead_letter<'a>(&'a self, record: &'a Record<'_>, dead: &DeadLetter, extent: Extent) -> Outgoing<'a> {
+    fn dead_letter<'a>(
+        &'a self,
+        record: &'a Record<'_>,
+        provenance: Option<&Provenance>,
+        dead: &DeadLetter,
+        extent: Extent,
+    ) -> Outgoing<'a> {
         let now = SystemTime::now();
         let history = History::of(record.headers());
         let attempt = history.map_or(1, |history| history.next_attempt());
@@ -137,7 +154,7 @@ impl Outputs {
             .with(headers::FAILED_AT, headers::format_time(now).as_bytes())
             .with(headers::FIRST_FAILED_AT, headers::format_time(first_failed_at).as_bytes())
             .with(headers::ATTEMPT, itoa::Buffer::new().format(attempt).as_bytes());
-        headers = self.provenance(headers, record);
+        headers = self.origin(headers, record, provenance);
         if extent != Extent::Whole {
             headers = headers.with(headers::TRUNCATED, b"true");
         }
@@ -171,12 +188,15 @@ impl Outputs {
     }
 
     /// Which model and which record this came from.
-    fn provenance(&self, headers: Headers, record: &Record<'_>) -> Headers {
+    fn origin(&self, mut headers: Headers, record: &Record<'_>, provenance: Option<&Provenance>) -> Headers {
         let (mut partition, mut offset) = (itoa::Buffer::new(), itoa::Buffer::new());
+        if let Some(Provenance { model, version, digest }) = provenance {
+            headers = headers
+                .with(headers::MODEL, model.as_bytes())
+                .with(headers::VERSION, version.as_bytes())
+                .with(headers::DIGEST, digest.as_bytes());
+        }
         headers
-            .with(headers::MODEL, self.model.as_bytes())
-            .with(headers::VERSION, self.version.as_bytes())
-            .with(headers::DIGEST, self.digest.as_bytes())
             .with(headers::SOURCE_TOPIC, self.input.as_bytes())
             .with(headers::SOURCE_PARTITION, partition.format(record.partition()).as_bytes())
             .with(headers::SOURCE_OFFSET, offset.format(record.offset()).as_bytes())

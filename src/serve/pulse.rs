@@ -36,10 +36,13 @@ pub enum Activity {
     Recovering,
     /// Too many records cannot be scored; it reads nothing for a while.
     CircuitOpen,
+    /// A model that it serves has no version any more; it reads nothing until there is one.
+    WaitingForModel,
 }
 
 impl Activity {
-    const ALL: [Activity; 4] = [Activity::Starting, Activity::Flowing, Activity::Recovering, Activity::CircuitOpen];
+    const ALL: [Activity; 5] =
+        [Activity::Starting, Activity::Flowing, Activity::Recovering, Activity::CircuitOpen, Activity::WaitingForModel];
 
     /// As `/status` and the status topic have it.
     pub fn as_str(self) -> &'static str {
@@ -48,7 +51,13 @@ impl Activity {
             Activity::Flowing => "flowing",
             Activity::Recovering => "recovering",
             Activity::CircuitOpen => "circuit-open",
+            Activity::WaitingForModel => "waiting-for-model",
         }
+    }
+
+    /// Whether the lane stands still on purpose, which is no stall.
+    pub(super) fn is_pause(self) -> bool {
+        matches!(self, Activity::CircuitOpen | Activity::WaitingForModel)
     }
 }
 

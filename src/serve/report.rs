@@ -18,7 +18,7 @@ use crate::telemetry::Metrics;
 use super::model_watch::ModelStatus;
 use super::output::headers::format_time;
 use super::pulse::LanePulse;
-use super::settings::Settings;
+use super::settings::{LaneSettings, Settings};
 use super::{Error, spawn};
 
 /// How often it looks for something new to report: no process writes more often.
@@ -31,14 +31,16 @@ const FAREWELL_POLL: Duration = Duration::from_millis(5);
 
 /// What a report says for as long as the process runs; it starts now.
 pub(super) fn identity(settings: &Settings) -> Report {
-    let lane = &settings.lane;
+    let first = settings.inputs.first();
+    let of_first = |field: fn(&LaneSettings) -> &String| first.map(field).cloned().unwrap_or_default();
+    let inputs: Vec<&str> = settings.inputs.iter().map(|lane| lane.input.as_str()).collect();
     Report {
         format: REPORT_FORMAT,
-        instance: lane.instance.clone(),
+        instance: of_first(|lane| &lane.instance),
         host: settings.report.host.clone(),
-        group: lane.group.clone(),
-        input: lane.input.clone(),
-        output: lane.output.clone(),
+        group: of_first(|lane| &lane.group),
+        input: inputs.join(","),
+        output: of_first(|lane| &lane.output),
         models_topic: settings.topics.models.clone(),
         models: Vec::new(),
         lanes: Vec::new(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::kafka::Connection;
 use crate::kafka::consumer::OffsetReset;
-use crate::pipeline::{InputFormat, OutputFormat};
+use crate::pipeline::{InputFormat, OutputFormat, Route};
 use crate::registry::{Selector, Topics};
 
 use super::delivery::{CommitLimits, Promise};
@@ -19,16 +19,16 @@ pub struct Settings {
     pub connection: Connection,
     /// The model log, and where the process reports.
     pub topics: Topics,
-    /// The model to serve.
-    pub selector: Selector,
+    /// The models to serve; no name stands there twice.
+    pub models: Vec<Selector>,
     /// The longest time that scoring a golden row may take: a version that takes longer is refused.
     pub row_budget: Duration,
-    /// Where a copy of the last good version is kept for a start without the model log.
+    /// Where copies of the last good versions are kept for a start without the model log.
     pub cache: Option<PathBuf>,
-    /// The number of lanes.
+    /// The number of lanes of each input.
     pub lanes: usize,
-    /// What the lanes share.
-    pub lane: LaneSettings,
+    /// What the lanes share: for each input topic, of which none stands there twice.
+    pub inputs: Vec<LaneSettings>,
     /// How records are written.
     pub input_format: InputFormat,
     /// How predictions are written.
@@ -50,11 +50,23 @@ pub struct ReportSettings {
     pub interval: Duration,
 }
 
-/// What all lanes of a process share.
+impl Settings {
+    /// The number of lanes of the process. They are numbered through, input by input, so that what is named after a lane is
+    /// named once: transactional ids, static members, series.
+    pub(super) fn all_lanes(&self) -> usize {
+        self.lanes * self.inputs.len()
+    }
+}
+
+/// What all lanes of a process share that read one input topic.
 #[derive(Debug, Clone)]
 pub struct LaneSettings {
     /// The topic with the records.
     pub input: String,
+    /// The names of the models that score them: one at least, only one without a route.
+    pub models: Vec<String>,
+    /// How a record says which of them it is for.
+    pub route: Option<Route>,
     /// The topic for the predictions.
     pub output: String,
     /// The topic for records that cannot be scored.
@@ -82,7 +94,7 @@ pub struct LaneSettings {
 }
 
 impl LaneSettings {
-    /// What lane `lane` promises.
+    /// What lane `lane` of the process promises.
     pub(super) fn promise(&self, lane: usize) -> Promise {
         match self.exactly_once {
             true => {

@@ -1,12 +1,14 @@
 //! Every metric, declared once.
 //!
-//! Prefix `modelstream_`, base units, `_total` for counters, closed labels only. Lanes hold the series that they touch for
-//! each record, so no label is looked up on the hot path.
+//! Prefix `modelstream_`, base units, `_total` for counters, closed labels only. What a lane counts is in `metrics/lane.rs`.
 
-use std::collections::HashMap;
+mod lane;
+
+pub use lane::{LaneMetrics, ModelMetrics};
+
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::{
@@ -81,7 +83,8 @@ pub struct Metrics {
     client: Client,
     memory_bound: Gauge,
     log_lines_dropped: IntCounter,
-    active_info: Mutex<Option<[String; 4]>>,
+    /// By model, the labels of its active version's series.
+    active_info: Mutex<BTreeMap<String, [String; 4]>>,
 }
 
 /// The way of the records.
@@ -240,7 +243,7 @@ impl Metrics {
             client,
             memory_bound,
             log_lines_dropped: dropped,
-            active_info: Mutex::new(None),
+            active_info: Mutex::default(),
         }
     }
 
@@ -297,17 +300,32 @@ impl Metrics {
         self.models.reports.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
     }
 
-    /// A version became the active one; the series of the former goes away.
+    /// A version became the active one of its model; the series of the former goes away.
     pub fn model_activated(&self, model: &str, version: u64, digest: &str, algorithm: &str) {
         let labels = [model, &version.to_string(), digest, algorithm].map(str::to_owned);
-        let mut active = self.active_info.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(former) = active.take() {
+        let former = self.active_info().insert(model.to_owned(), labels.clone());
+        self.forget_info(former);
+        self.models.info.with_label_values(&labels).set(1);
+        self.models.version.with_label_values(&[model]).set(i64::try_from(version).unwrap_or(i64::MAX));
+    }
+
+    /// A model has no active version any more; its series go away.
+    pub fn model_deactivated(&self, model: &str) {
+        let former = self.active_info().remove(model);
+        self.forget_info(former);
+        // It may never have had one.
+        let _ = self.models.version.remove_label_values(&[model]);
+    }
+
+    fn active_info(&self) -> MutexGuard<'_, BTreeMap<String, [String; 4]>> {
+        self.active_info.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget_info(&self, former: Option<[String; 4]>) {
+        if let Some(former) = former {
             // It may be gone already; then there is nothing to remove.
             let _ = self.models.info.remove_label_values(&former);
         }
-        self.models.info.with_label_values(&labels).set(1);
-        self.models.version.with_label_values(&[model]).set(i64::try_from(version).unwrap_or(i64::MAX));
-        *active = Some(labels);
     }
 }
 
@@ -381,193 +399,22 @@ fn document_process(desc: &Desc) -> Documented {
     document(desc, if desc.fq_name.ends_with("_total") { "counter" } else { "gauge" })
 }
 
-/// The handles of one lane. Each is resolved once: per lane, or per version for the predictions.
-pub struct LaneMetrics {
-    topic: String,
-    records: IntCounter,
-    predictions: IntCounterVec,
-    /// Each with what is not yet added to it.
-    by_class: Vec<(IntCounter, u64)>,
-    dead_letters: IntCounterVec,
-    by_reason: HashMap<&'static str, IntCounter>,
-    batch_records: Histogram,
-    stages: Vec<Histogram>,
-    end_to_end: Histogram,
-    lag_records: IntGaugeVec,
-    lag_seconds: GaugeVec,
-    commits_ok: IntCounter,
-    commits_failed: IntCounter,
-    committed: IntCounter,
-    aborted: IntCounter,
-    rebalances: IntCounterVec,
-    restarts: IntCounter,
-    assigned: prometheus::IntGauge,
-    swap_stall: Histogram,
-    sent_bytes: IntCounter,
-    received_bytes: IntCounter,
-    /// What librdkafka had counted when it was looked at last: sent, received.
-    seen_bytes: (u64, u64),
-    round_trip: Gauge,
-    invalid_statistics: IntCounter,
-}
-
-impl LaneMetrics {
-    fn new(metrics: &Metrics, index: usize, topic: &str) -> LaneMetrics {
-        let lane = index.to_string();
-        let stage = |name: &str| metrics.flow.stage_seconds.with_label_values(&[name]);
-        LaneMetrics {
-            topic: topic.to_owned(),
-            records: metrics.flow.records.with_label_values(&[topic]),
-            predictions: metrics.flow.predictions.clone(),
-            by_class: Vec::new(),
-            dead_letters: metrics.flow.dead_letters.clone(),
-            by_reason: HashMap::new(),
-            batch_records: metrics.flow.batch_records.clone(),
-            stages: Stage::ALL.iter().map(|(_, name)| stage(name)).collect(),
-            end_to_end: metrics.flow.end_to_end_seconds.clone(),
-            lag_records: metrics.group.lag_records.clone(),
-            lag_seconds: metrics.group.lag_seconds.clone(),
-            commits_ok: metrics.group.commits.with_label_values(&["ok"]),
-            commits_failed: metrics.group.commits.with_label_values(&["failed"]),
-            committed: metrics.group.transactions.with_label_values(&["committed"]),
-            aborted: metrics.group.transactions.with_label_values(&["aborted"]),
-            rebalances: metrics.group.rebalances.clone(),
-            restarts: metrics.group.lane_restarts.clone(),
-            assigned: metrics.group.assigned_partitions.with_label_values(&[&lane]),
-            swap_stall: metrics.models.swap_stall_seconds.clone(),
-            sent_bytes: metrics.client.sent_bytes.with_label_values(&[&lane]),
-            received_bytes: metrics.client.received_bytes.with_label_values(&[&lane]),
-            seen_bytes: (0, 0),
-            round_trip: metrics.client.round_trip_seconds.clone(),
-            invalid_statistics: metrics.client.invalid_statistics.clone(),
-        }
-    }
-
-    /// From now on predictions are those of this version; `stall` is what the lane spent on it.
-    pub fn take_up(&mut self, model: &str, version: u64, classes: &[String], stall: Duration) {
-        let version = version.to_string();
-        self.flush_predictions();
-        let series = |class: &str| (self.predictions.with_label_values(&[model, &version, class]), 0);
-        self.by_class = match classes.len() {
-            0 => vec![series("")],
-            _ => classes.iter().take(CLASS_LABELS_MAX).map(|class| series(class)).collect(),
-        };
-        if classes.len() > CLASS_LABELS_MAX {
-            self.by_class.push(series("other"));
-        }
-        self.swap_stall.observe(stall.as_secs_f64());
-    }
-
-    /// A prediction was handed to the producer; its class as an index, none for a regression. It shows with
-    /// [`LaneMetrics::flush_predictions`]: lanes would wait for one another if each of their records counted.
-    pub fn prediction(&mut self, class: Option<usize>) {
-        let last = self.by_class.len().saturating_sub(1);
-        if let Some((_, more)) = self.by_class.get_mut(class.unwrap_or(0).min(last)) {
-            *more += 1;
-        }
-    }
-
-    /// Shows the predictions that were counted.
-    pub fn flush_predictions(&mut self) {
-        for (series, more) in self.by_class.iter_mut().filter(|(_, more)| *more > 0) {
-            series.inc_by(std::mem::take(more));
-        }
-    }
-
-    /// A dead letter was handed to the producer.
-    pub fn dead_letter(&mut self, reason: &'static str) {
-        let series = &self.dead_letters;
-        self.by_reason.entry(reason).or_insert_with(|| series.with_label_values(&[reason])).inc();
-    }
-
-    /// A batch was scored.
-    pub fn batch(&self, records: usize) {
-        self.records.inc_by(records as u64);
-        self.batch_records.observe(records as f64);
-    }
-
-    /// A step of a batch took this long.
-    pub fn stage(&self, stage: Stage, took: Duration) {
-        self.stages[stage as usize].observe(took.as_secs_f64());
-    }
-
-    /// Records' offsets were committed this many seconds after their timestamps.
-    pub fn end_to_end(&self, seconds: impl Iterator<Item = f64>) {
-        let local = self.end_to_end.local();
-        seconds.for_each(|seconds| local.observe(seconds));
-        local.flush();
-    }
-
-    /// A commit ended.
-    pub fn commit_ended(&self, ok: bool) {
-        if ok { self.commits_ok.inc() } else { self.commits_failed.inc() }
-    }
-
-    /// A transaction ended.
-    pub fn transaction_ended(&self, committed: bool) {
-        if committed { self.committed.inc() } else { self.aborted.inc() }
-    }
-
-    /// The lane starts over.
-    pub fn restarted(&self) {
-        self.restarts.inc();
-    }
-
-    /// A rebalance ended; the lane has `assigned` partitions now.
-    pub fn rebalanced(&self, kind: &str, assigned: usize) {
-        self.rebalances.with_label_values(&[kind]).inc();
-        self.assigned.set(i64::try_from(assigned).unwrap_or(i64::MAX));
-    }
-
-    /// How far a partition is behind; in seconds where that is known.
-    pub fn lag(&self, partition: i32, records: i64, seconds: Option<f64>) {
-        let labels = [self.topic.as_str(), &partition.to_string()];
-        self.lag_records.with_label_values(&labels).set(records);
-        if let Some(seconds) = seconds {
-            self.lag_seconds.with_label_values(&labels).set(seconds);
-        }
-    }
-
-    /// Partitions that another member has now: their lag is its to report.
-    pub fn forget_partitions(&self, partitions: &[i32]) {
-        for partition in partitions {
-            let labels = [self.topic.as_str(), &partition.to_string()];
-            // A partition of which nothing is known has no series yet.
-            let _ = self.lag_records.remove_label_values(&labels);
-            let _ = self.lag_seconds.remove_label_values(&labels);
-        }
-    }
-
-    /// What librdkafka counted since its client's start, and its round trip.
-    pub fn client(&mut self, sent_bytes: u64, received_bytes: u64, round_trip_seconds: f64) {
-        // A new client counts from zero again.
-        let more = |now: u64, seen: u64| now.checked_sub(seen).unwrap_or(now);
-        self.sent_bytes.inc_by(more(sent_bytes, self.seen_bytes.0));
-        self.received_bytes.inc_by(more(received_bytes, self.seen_bytes.1));
-        self.seen_bytes = (sent_bytes, received_bytes);
-        self.round_trip.set(round_trip_seconds);
-    }
-
-    /// Statistics could not be read.
-    pub fn invalid_statistics(&self) {
-        self.invalid_statistics.inc();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn classes_beyond_the_cap_are_counted_as_other() {
         let metrics = Metrics::new();
-        let mut lane = metrics.lane(0, "in");
+        let mut model = metrics.lane(0, "in").model();
         let classes: Vec<String> = (0..150).map(|class| class.to_string()).collect();
-        lane.take_up("m", 3, &classes, Duration::ZERO);
-        lane.prediction(Some(7));
-        lane.prediction(Some(120));
-        lane.prediction(Some(149));
-        lane.flush_predictions();
+        model.take_up("m", 3, &classes, Duration::ZERO);
+        model.prediction(Some(7));
+        model.prediction(Some(120));
+        model.prediction(Some(149));
+        model.flush();
         let text = metrics.render();
         assert!(text.contains("modelstream_predictions_total{class=\"7\",model=\"m\",version=\"3\"} 1"), "{text}");
         assert!(text.contains("modelstream_predictions_total{class=\"other\",model=\"m\",version=\"3\"} 2"), "{text}");
@@ -578,8 +425,13 @@ mod tests {
         let metrics = Metrics::new();
         metrics.model_activated("m", 1, "aa", "ridge");
         metrics.model_activated("m", 2, "bb", "ridge");
+        metrics.model_activated("n", 1, "cc", "ridge");
         let text = metrics.render();
-        assert!(!text.contains("version=\"1\"") && text.contains("digest=\"bb\""), "{text}");
+        assert!(!text.contains("digest=\"aa\"") && text.contains("digest=\"bb\""), "{text}");
+        assert!(text.contains("digest=\"cc\""), "another model's stays: {text}");
+        metrics.model_deactivated("m");
+        let text = metrics.render();
+        assert!(!text.contains("model=\"m\"") && text.contains("model=\"n\""), "{text}");
     }
 
     #[test]

@@ -4,4 +4,4 @@ pub mod http;
 pub mod logging;
 pub mod metrics;
 
-pub use metrics::{LaneMetrics, Metrics, Stage, replayed_record};
+pub use metrics::{LaneMetrics, Metrics, ModelMetrics, Stage, replayed_record};

@@ -369,9 +369,9 @@ fn a_version_from_the_future_is_refused_by_name_and_the_last_good_one_serves() {
 
     assert_eq!(serving.get("/ready").0, 200);
     let status: Value = serde_json::from_str(&serving.get("/status").1).expect("JSON");
-    assert_eq!(status["model"]["version"], 1);
+    assert_eq!(status["models"][0]["version"], 1);
     for version in ["2", "3", "4", "5"] {
-        let why = status["model"]["refused"][version].as_str().unwrap_or_default();
+        let why = status["models"][0]["refused"][version].as_str().unwrap_or_default();
         assert!(why.starts_with("newer_format: ") && why.contains("needs a newer modelstream"), "{version}: {status}");
     }
     assert_eq!(serving.stop(), Some(0));

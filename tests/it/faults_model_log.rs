@@ -15,8 +15,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 
+use crate::driver::Random;
 use crate::harness::{Cluster, DEADLINE, Serving, real_kafka, succeeded, wait_until};
-use crate::model_log::artifact;
+use crate::model_log::artifact_with;
 
 fn serve(cluster: &Cluster, model: &str, more: &[&str]) -> Serving {
     let input = cluster.topic(&format!("in-{}", more.len()), 1);
@@ -44,7 +45,10 @@ fn a_publisher_that_is_killed_at_any_chunk_is_seen_by_nobody() {
     let Some(cluster) = real_kafka("log-killed") else { return };
     let write = |trees: usize| {
         let mut file = tempfile::NamedTempFile::new().expect("a file");
-        file.write_all(&artifact(trees, 17).encode().expect("below the limit")).expect("room");
+        // Noise does not compress: many chunks.
+        let mut random = Random::new(trees as u64);
+        let noise = artifact_with(trees, 17, |_| random.below(1 << 24) as f64);
+        file.write_all(&noise.encode().expect("below the limit")).expect("room");
         file
     };
     let small = write(1);

@@ -73,8 +73,10 @@ fn a_fleet_converges_on_what_is_published_and_says_so() {
         assert_eq!(replica.metric("modelstream_status_reports_total")["{result=\"failed\"}"], 0.0);
     }
     let told: Value = serde_json::from_str(&fleet[0].get("/status").1).expect("JSON");
-    assert_eq!((&told["instance"], &told["model"]["wanted"]), (&Value::from("a"), &Value::from(2)));
-    assert!(told["started_at"].as_str().is_some_and(|time| time < told["model"]["since"].as_str().expect("a time")));
+    assert_eq!((&told["instance"], &told["models"][0]["wanted"]), (&Value::from("a"), &Value::from(2)));
+    assert!(
+        told["started_at"].as_str().is_some_and(|time| time < told["models"][0]["since"].as_str().expect("a time"))
+    );
     fleet.iter_mut().for_each(|replica| assert_eq!(replica.stop(), Some(0)));
 }
 
@@ -106,7 +108,7 @@ fn a_refused_version_is_named_by_replica_and_reason() {
     assert_eq!(listed[1]["refused_by"][0]["instance"], "a");
 
     let told: Value = serde_json::from_str(&fleet[0].get("/status").1).expect("JSON");
-    assert_eq!(told["model"]["last_refusal"]["version"], 2);
+    assert_eq!(told["models"][0]["last_refusal"]["version"], 2);
     assert_eq!(fleet[0].metric("modelstream_model_converged")["{model=\"iris\"}"], 0.0);
     assert_eq!(fleet[1].metric("modelstream_model_converged")["{model=\"iris\"}"], 1.0);
     fleet.iter_mut().for_each(|replica| assert_eq!(replica.stop(), Some(0)));

@@ -27,6 +27,7 @@ mod network;
 mod proxy;
 mod records;
 mod serving;
+mod several;
 mod steering;
 mod through_proxy;
 mod tidy;

@@ -17,11 +17,16 @@ use crate::harness::{Cluster, DEADLINE, Serving, failed_with, real_kafka, succee
 
 /// A forest over one feature whose only golden property is its size: `trees` complete trees of depth `depth`.
 pub fn artifact(trees: usize, depth: u32) -> Artifact {
+    artifact_with(trees, depth, |index| index as f64)
+}
+
+/// The same, with the threshold that `threshold` says for a node; none is negative.
+pub fn artifact_with(trees: usize, depth: u32, mut threshold: impl FnMut(usize) -> f64) -> Artifact {
     let feature = Feature { name: "x".into(), kind: FeatureKind::Numeric { fill: None } };
     let target = Target { name: "y".into(), classes: Vec::new() };
     let inner = (1_usize << depth) - 1;
     let node = |index: usize| match index < inner {
-        true => Node::Split { column: 0, threshold: index as f64, left: 2 * index + 1, right: 2 * index + 2 },
+        true => Node::Split { column: 0, threshold: threshold(index), left: 2 * index + 1, right: 2 * index + 2 },
         false => Node::Value(index as f64),
     };
     let nodes: Vec<Node> = (0..2 * inner + 1).map(node).collect();
@@ -188,8 +193,8 @@ fn a_damaged_version_is_refused_and_the_last_good_one_serves() {
 
     assert_eq!(serving.get("/ready").0, 200);
     let status: serde_json::Value = serde_json::from_str(&serving.get("/status").1).expect("JSON");
-    assert_eq!(status["model"]["version"], 1);
-    let refused: Vec<&String> = status["model"]["refused"].as_object().expect("a map").keys().collect();
+    assert_eq!(status["models"][0]["version"], 1);
+    let refused: Vec<&String> = status["models"][0]["refused"].as_object().expect("a map").keys().collect();
     assert_eq!(refused, ["2", "3", "4", "5"]);
     cluster.publish_iris("iris", "8");
     wait_until("a good version is taken up", || serving.total("modelstream_model_version") == 6.0);

@@ -166,7 +166,7 @@ fn only_what_a_trusted_key_signed_is_served() {
     wait_until("those too", || serving.iter().all(|serving| untrusted(serving) == 4.0));
     serve_version(&serving, 1);
     let status: Value = serde_json::from_str(&serving[0].get("/status").1).expect("JSON");
-    assert!(status["model"]["refused"]["2"].as_str().is_some_and(|why| why.contains("not signed")), "{status}");
+    assert!(status["models"][0]["refused"]["2"].as_str().is_some_and(|why| why.contains("not signed")), "{status}");
     let believed = failed_with(
         1,
         &cluster.arguments(&["models", "unpin", "iris", "--trusted-key", &public, "--signing-key", &stranger]),
@@ -319,7 +319,7 @@ fn without_the_model_log_the_copy_on_disk_serves_and_is_said_to_be_stale() {
     let arguments = ["--model", "iris", "--input", &input, "--output", &output, "--cache", cache];
     let stale = |serving: &Serving| -> bool {
         let status: Value = serde_json::from_str(&serving.get("/status").1).expect("JSON");
-        status["model"]["stale"].as_bool().expect("said")
+        status["models"][0]["stale"].as_bool().expect("said")
     };
     let mut serving = cluster.serve(&arguments);
     serving.wait_until_ready();

@@ -192,6 +192,8 @@ fn publish_version(
 fn settings(connection: &Connection, names: &Names, listen: std::net::SocketAddr, real: bool) -> Settings {
     let lane = LaneSettings {
         input: names.input.clone(),
+        models: vec![MODEL.to_owned()],
+        route: None,
         output: names.output.clone(),
         dead_letters: names.dead_letters.clone(),
         dead_letter_headers: None,
@@ -209,11 +211,11 @@ fn settings(connection: &Connection, names: &Names, listen: std::net::SocketAddr
     Settings {
         connection: connection.clone(),
         topics: names.log.clone(),
-        selector: Selector { model: MODEL.to_owned(), pick: Pick::Newest },
+        models: vec![Selector { model: MODEL.to_owned(), pick: Pick::Newest }],
         row_budget: ROW_BUDGET,
         cache: None,
         lanes: LANES,
-        lane,
+        inputs: vec![lane],
         input_format: InputFormat::Json { field: None },
         output_format: OutputFormat::Json { probabilities: true },
         listen,

@@ -49,7 +49,7 @@ pub(super) fn parse(text: &str) -> Result<Schema, SchemaError> {
 type TypeId = usize;
 
 /// A schema as the walk needs it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Type {
     Null,
     Boolean,
@@ -80,22 +80,19 @@ impl AvroPlan {
     /// # Errors
     /// [`Refusal::Signature`] when the schema lacks a feature that has no rule for missing values, or its type never fits.
     pub(super) fn new(schema: &Schema, framing: AvroFraming, features: &FeaturePlan) -> Result<AvroPlan, Refusal> {
-        let Schema::Record(record) = schema else {
-            return Err(Refusal::Signature("the input's Avro schema is not a record".into()));
-        };
-        let mut compiler = Compiler { types: Vec::new(), named: HashMap::new() };
-        let top = compiler.compile(schema).map_err(Refusal::Signature)?;
-        let types = compiler.types;
-        let mut fields: Vec<(TypeId, Option<usize>)> = match &types[top] {
-            Type::Record(fields) => fields.iter().map(|field| (*field, None)).collect(),
-            _ => Vec::new(),
-        };
+        let (record, types, fields) = compile(schema).map_err(Refusal::Signature)?;
+        let mut fields: Vec<(TypeId, Option<usize>)> = fields.into_iter().map(|field| (field, None)).collect();
         for (index, feature) in features.features().iter().enumerate() {
             match record.lookup.get(&feature.name) {
                 Some(field) if fits(&types, fields[*field].0, &feature.kind) => fields[*field].1 = Some(index),
                 Some(_) => return Err(Refusal::Signature(misfit(feature))),
                 None if may_be_missing(feature) => {}
-                None => return Err(Refusal::Signature(absent(feature, record))),
+                None => {
+                    return Err(Refusal::Signature(format!(
+                        "the model needs a field: {}",
+                        no_field(&feature.name, record)
+                    )));
+                }
             }
         }
         Ok(AvroPlan { framing, types, fields })
@@ -103,7 +100,7 @@ impl AvroPlan {
 
     /// Reads one datum, which takes the whole of `payload`.
     pub(super) fn decode(&self, payload: &[u8], row: &mut Row<'_>) -> Result<(), DeadLetter> {
-        let mut walk = Walk { types: &self.types, rest: self.unframed(payload)? };
+        let mut walk = Walk { types: &self.types, rest: unframed(self.framing, payload)? };
         for (kind, feature) in &self.fields {
             match feature {
                 Some(feature) => row.put(*feature, walk.cell(*kind)?)?,
@@ -115,25 +112,81 @@ impl AvroPlan {
         }
         Err(undecodable(format!("{} bytes are left after the record", walk.rest.len())))
     }
+}
 
-    fn unframed<'p>(&self, payload: &'p [u8]) -> Result<&'p [u8], DeadLetter> {
-        match self.framing {
-            AvroFraming::None => Ok(payload),
-            AvroFraming::Confluent if payload[0] == 0 && payload.len() >= CONFLUENT_FRAME_BYTES => {
-                Ok(&payload[CONFLUENT_FRAME_BYTES..])
-            }
-            AvroFraming::Confluent => {
-                let message = "the record does not begin with Confluent's frame: 0 and four bytes of a schema id";
-                Err(DeadLetter::new(Reason::UnknownSchema, message))
-            }
+/// A record schema compiled to read the word of one field.
+#[derive(Debug, Clone)]
+pub(super) struct AvroField {
+    framing: AvroFraming,
+    types: Vec<Type>,
+    /// The fields that stand before it.
+    before: Vec<TypeId>,
+    field: TypeId,
+}
+
+impl AvroField {
+    /// # Errors
+    /// When the schema has no such field, or never a word there.
+    pub(super) fn new(schema: &Schema, framing: AvroFraming, name: &str) -> Result<AvroField, String> {
+        let (record, types, mut fields) = compile(schema)?;
+        let index = *record.lookup.get(name).ok_or_else(|| no_field(name, record))?;
+        let field = fields[index];
+        if !may_be_word(&types, field) {
+            return Err(format!("the field {name:?} of the input's Avro schema never is a word (string or enum)"));
+        }
+        fields.truncate(index);
+        Ok(AvroField { framing, types, before: fields, field })
+    }
+
+    /// The word; `None` where the field holds none. What stands behind it is not read.
+    pub(super) fn read<'p>(&'p self, payload: &'p [u8]) -> Result<Option<&'p str>, DeadLetter> {
+        let mut walk = Walk { types: &self.types, rest: unframed(self.framing, payload)? };
+        self.before.iter().try_for_each(|field| walk.skip(*field, 0))?;
+        match walk.cell(self.field)? {
+            Cell::Text(word) => Ok(Some(word)),
+            _ => Ok(None),
         }
     }
 }
 
-fn absent(feature: &Feature, record: &RecordSchema) -> String {
+fn may_be_word(types: &[Type], kind: TypeId) -> bool {
+    match &types[kind] {
+        Type::String | Type::Enum(_) => true,
+        Type::Union(branches) => branches.iter().any(|branch| may_be_word(types, *branch)),
+        _ => false,
+    }
+}
+
+fn unframed(framing: AvroFraming, payload: &[u8]) -> Result<&[u8], DeadLetter> {
+    match framing {
+        AvroFraming::None => Ok(payload),
+        AvroFraming::Confluent if payload[0] == 0 && payload.len() >= CONFLUENT_FRAME_BYTES => {
+            Ok(&payload[CONFLUENT_FRAME_BYTES..])
+        }
+        AvroFraming::Confluent => {
+            let message = "the record does not begin with Confluent's frame: 0 and four bytes of a schema id";
+            Err(DeadLetter::new(Reason::UnknownSchema, message))
+        }
+    }
+}
+
+/// A record schema, its types, and the types of its fields in the datum's order.
+fn compile(schema: &Schema) -> Result<(&RecordSchema, Vec<Type>, Vec<TypeId>), String> {
+    let Schema::Record(record) = schema else {
+        return Err("the input's Avro schema is not a record".to_owned());
+    };
+    let mut compiler = Compiler { types: Vec::new(), named: HashMap::new() };
+    let top = compiler.compile(schema)?;
+    let fields = match &compiler.types[top] {
+        Type::Record(fields) => fields.clone(),
+        _ => Vec::new(),
+    };
+    Ok((record, compiler.types, fields))
+}
+
+fn no_field(name: &str, record: &RecordSchema) -> String {
     let names: Vec<&str> = record.fields.iter().map(|field| field.name.as_str()).collect();
-    let present = names.join(", ");
-    format!("the input's Avro schema has no field {:?}, which the model needs; it has: {present}", feature.name)
+    format!("the input's Avro schema has no field {name:?}; it has: {}", names.join(", "))
 }
 
 fn misfit(feature: &Feature) -> String {

@@ -12,12 +12,7 @@ use crate::pipeline::record::{DeadLetter, Reason};
 ///
 /// serde_json bounds how deep it recurses (128 levels), and skips what is not asked for without recursion.
 pub(super) fn decode(payload: &[u8], field: Option<&str>, row: &mut Row<'_>) -> Result<(), DeadLetter> {
-    // Checked here, because the strings of skipped fields are not checked later.
-    let text = std::str::from_utf8(payload).map_err(|error| {
-        let message = format!("not UTF-8: the byte at {} belongs to no character", error.valid_up_to());
-        DeadLetter::new(Reason::Undecodable, message)
-    })?;
-    let mut reader = serde_json::Deserializer::from_str(text);
+    let mut reader = serde_json::Deserializer::from_str(text(payload)?);
     let mut fault = None;
     let features = Features { row, fault: &mut fault };
     let read = match field {
@@ -25,6 +20,29 @@ pub(super) fn decode(payload: &[u8], field: Option<&str>, row: &mut Row<'_>) -> 
         Some(field) => Envelope { field, features }.deserialize(&mut reader),
     };
     read.and_then(|()| reader.end()).map_err(|error| fault.unwrap_or_else(|| classified(&error)))
+}
+
+/// Checked before anything is read, because the strings of skipped fields are not checked later.
+fn text(payload: &[u8]) -> Result<&str, DeadLetter> {
+    std::str::from_utf8(payload).map_err(|error| {
+        let message = format!("not UTF-8: the byte at {} belongs to no character", error.valid_up_to());
+        DeadLetter::new(Reason::Undecodable, message)
+    })
+}
+
+/// Hands the word in the object's field `field` to `take`; `None` where the record is no object, or has no word there.
+pub(super) fn read_word<T>(payload: &[u8], field: &str, take: impl FnOnce(&str) -> T) -> Result<Option<T>, DeadLetter> {
+    let mut reader = serde_json::Deserializer::from_str(text(payload)?);
+    let mut fault = None;
+    let read = WordIn { field, fault: &mut fault, take }.deserialize(&mut reader);
+    match read.and_then(|word| reader.end().map(|()| word)) {
+        Ok(word) => Ok(word),
+        Err(error) => match (fault, error.classify()) {
+            (Some(dead), _) => Err(dead),
+            (None, Category::Data) => Ok(None),
+            (None, _) => Err(classified(&error)),
+        },
+    }
 }
 
 /// What serde_json refused by itself. Only a type error has no fault of ours, and only of the whole: each value has its own.
@@ -213,8 +231,7 @@ impl<'de> Visitor<'de> for Envelope<'_, '_> {
             if !is_field {
                 map.next_value::<IgnoredAny>()?;
             } else if found {
-                let message = format!("the field `{}` stands twice", self.field);
-                return Err(stop(fault, DeadLetter::new(Reason::Undecodable, message)));
+                return Err(stop(fault, twice(self.field)));
             } else {
                 map.next_value_seed(Features { row: &mut *row, fault: &mut *fault })?;
                 found = true;
@@ -228,7 +245,72 @@ impl<'de> Visitor<'de> for Envelope<'_, '_> {
     }
 }
 
-/// Whether a key of the object around the features is theirs.
+fn twice(field: &str) -> DeadLetter {
+    DeadLetter::new(Reason::Undecodable, format!("the field `{field}` stands twice"))
+}
+
+/// The object with a word in a field.
+struct WordIn<'a, F> {
+    field: &'a str,
+    fault: &'a mut Option<DeadLetter>,
+    take: F,
+}
+
+impl<'de, T, F: FnOnce(&str) -> T> DeserializeSeed<'de> for WordIn<'_, F> {
+    type Value = Option<T>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<T>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, T, F: FnOnce(&str) -> T> Visitor<'de> for WordIn<'_, F> {
+    type Value = Option<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an object with a word in the field {}", self.field)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<T>, A::Error> {
+        let (mut take, mut word) = (Some(self.take), None);
+        while let Some(is_field) = map.next_key_seed(IsField(self.field))? {
+            if !is_field {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            match take.take() {
+                Some(take) => word = Some(map.next_value_seed(Word(take))?),
+                None => return Err(stop(self.fault, twice(self.field))),
+            }
+        }
+        Ok(word)
+    }
+}
+
+/// A word, which is handed on.
+struct Word<F>(F);
+
+impl<'de, T, F: FnOnce(&str) -> T> DeserializeSeed<'de> for Word<F> {
+    type Value = T;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<T, F: FnOnce(&str) -> T> Visitor<'_> for Word<F> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a word")
+    }
+
+    fn visit_str<E: de::Error>(self, word: &str) -> Result<T, E> {
+        Ok((self.0)(word))
+    }
+}
+
+/// Whether a key of an object is this field.
 struct IsField<'a>(&'a str);
 
 impl<'de> DeserializeSeed<'de> for IsField<'_> {

@@ -164,7 +164,8 @@ fn connect_stage(reason: Reason) -> &'static str {
         | Reason::WrongType
         | Reason::NonFinite
         | Reason::UnknownCategory
-        | Reason::ModelError => "TRANSFORMATION",
+        | Reason::ModelError
+        | Reason::UnknownModel => "TRANSFORMATION",
         Reason::OutputOversize => "KAFKA_PRODUCE",
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::LazyLock;
 
-use modelstream::pipeline::{InputFormat, ServedModel};
+use modelstream::pipeline::{InputFormat, Route, ServedModel, WordField};
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
@@ -35,6 +35,22 @@ pub fn check(record: &[u8]) {
     // The one answer that is not finite apart, both models take the same records.
     if let Scored::Prediction(_) = outcome {
         assert!(matches!(class, Scored::Prediction(_)), "{class:?}");
+    }
+    check_route(record);
+}
+
+/// Where a field says which model a record is for, it is the one that a tree of values has there.
+fn check_route(record: &[u8]) {
+    let models = ["red", "blue"].map(str::to_owned);
+    let field = WordField::new(&InputFormat::Json { field: None }, "colour").expect("a field of an object");
+    let found = Route::Field(field).find(&models, Some(record), std::iter::empty());
+    let Ok(tree) = serde_json::from_slice::<Value>(record) else {
+        assert!(found.is_err() || serde_json::from_slice::<IgnoredAny>(record).is_ok(), "{found:?}");
+        return;
+    };
+    if serde_json::from_slice::<NoRepeat>(record).is_ok() {
+        let named = tree.get("colour").and_then(Value::as_str);
+        assert_eq!(found.ok(), models.iter().position(|model| Some(model.as_str()) == named), "{tree}");
     }
 }
 
