@@ -100,6 +100,8 @@ pub struct ModelWatch {
     /// What was fetched and refused, by version: not fetched again.
     refused: BTreeMap<u64, Digest>,
     started: Instant,
+    /// When the copy on disk was looked at last.
+    copy_tried: Option<Instant>,
     /// Former models that a lane may still hold; freed here, not on the lane.
     retired: Vec<Arc<ServedModel>>,
 }
@@ -135,6 +137,7 @@ impl ModelWatch {
             status: Arc::new(Mutex::new(status)),
             refused: BTreeMap::new(),
             started: Instant::now(),
+            copy_tried: None,
             retired: Vec::new(),
         }
     }
@@ -288,7 +291,9 @@ impl ModelWatch {
 
     /// Serves the copy on disk while the model log cannot be read, where there is one and nothing better.
     fn make_do(&mut self) {
-        let Some(cache) = self.cache.clone().filter(|_| !self.active.is_set()) else { return };
+        let tried = self.copy_tried.is_some_and(|tried| tried.elapsed() < WAITING_NOTICE);
+        let Some(cache) = self.cache.clone().filter(|_| !self.active.is_set() && !tried) else { return };
+        self.copy_tried = Some(Instant::now());
         let kept = match cache.last_good() {
             Ok(kept) => kept,
             Err(error) => {

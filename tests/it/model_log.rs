@@ -25,13 +25,12 @@ pub fn artifact_with(trees: usize, depth: u32, mut threshold: impl FnMut(usize) 
     let feature = Feature { name: "x".into(), kind: FeatureKind::Numeric { fill: None } };
     let target = Target { name: "y".into(), classes: Vec::new() };
     let inner = (1_usize << depth) - 1;
-    let node = |index: usize| match index < inner {
+    let mut node = |index: usize| match index < inner {
         true => Node::Split { column: 0, threshold: threshold(index), left: 2 * index + 1, right: 2 * index + 2 },
         false => Node::Value(index as f64),
     };
-    let nodes: Vec<Node> = (0..2 * inner + 1).map(node).collect();
     let mut ensemble = TreeEnsemble::new(Aggregation::Mean);
-    (0..trees).for_each(|_| ensemble.push_tree(&nodes));
+    (0..trees).for_each(|_| ensemble.push_tree(&(0..2 * inner + 1).map(&mut node).collect::<Vec<Node>>()));
     Artifact {
         format: FORMAT,
         algorithm: "random-forest".into(),
