@@ -45,7 +45,10 @@ fn publish_penguins(cluster: &Cluster) {
 
 /// Sends records `range`, each with its model in the header `to` and in the field `to`. Its key begins with the model's name.
 fn send(cluster: &Cluster, input: &str, range: std::ops::Range<usize>) {
-    let producer = Producer::idempotent(&cluster.connection).expect("valid settings");
+    send_by(&Producer::idempotent(&cluster.connection).expect("valid settings"), input, range);
+}
+
+fn send_by(producer: &Producer, input: &str, range: std::ops::Range<usize>) {
     for index in range {
         let (model, value, _) = record(index);
         let (key, value) = (format!("{model}-{index}"), value.replacen('{', &format!("{{\"to\":\"{model}\","), 1));
@@ -230,8 +233,9 @@ fn a_lane_waits_while_a_model_has_no_version_and_goes_on_without_transactions() 
     waits_and_goes_on("several-empty", false);
 }
 
-/// The slot of one model is emptied again and again while the lane looks for records, so that some are fetched for a model that has
-/// no version any more: they are neither sent nor lost, and nothing before them is done twice.
+/// The slot of one model is emptied again and again while the lane looks for records. It does so for a tenth of a second; within that
+/// time a producer that is connected gets records to it, which are fetched for a model that has no version any more: they are neither
+/// sent nor lost, and nothing before them is done twice.
 fn waits_and_goes_on(test: &str, exactly_once: bool) {
     let Some(cluster) = real_kafka(test) else { return };
     const ROUNDS: usize = 8;
@@ -247,12 +251,13 @@ fn waits_and_goes_on(test: &str, exactly_once: bool) {
     };
     assert!(actives[0].swap(version(0, 1)).is_none() && actives[1].swap(version(1, 1)).is_none());
     let lane = InProcess::start(&cluster, &flow, exactly_once, actives.to_vec());
+    let producer = Producer::idempotent(&cluster.connection).expect("valid settings");
     for round in 0..ROUNDS {
         let (sent, scored) = (round * RECORDS, (0..(round + 1) * RECORDS).filter(|index| record(*index).2).count());
         wait_until("the lane waits for records", || lane.pulse.activity() == Activity::Flowing);
         let cleared = actives[1].clear().expect("it had a version");
         assert_eq!(cleared.version, 1 + round as u64);
-        send(&cluster, &flow.input, sent..sent + RECORDS);
+        send_by(&producer, &flow.input, sent..sent + RECORDS);
         wait_until("the lane waits for a model", || lane.pulse.activity() == Activity::WaitingForModel);
         std::thread::sleep(Duration::from_millis(50));
         let before = cluster.read(&flow.output, 0).len();
