@@ -46,6 +46,8 @@ struct ModelState {
     signers: BTreeMap<u64, KeyId>,
     /// By sequence.
     decisions: BTreeMap<u64, Decided>,
+    /// The highest sequence that was ever taken in: what a key that is revoked had signed keeps its place.
+    last_sequence: u64,
 }
 
 /// What a record of the model log changed.
@@ -175,6 +177,7 @@ impl State {
             Some(Entry::Manifest(first)) if **first == manifest => return Change::None,
             _ => {}
         }
+        of_model.last_sequence = of_model.last_sequence.max(manifest.sequence);
         of_model.versions.insert(version, Entry::Manifest(Box::new(manifest)));
         match signed_by {
             Some(id) => of_model.signers.insert(version, id),
@@ -215,6 +218,7 @@ impl State {
         if let Decision::Pruned { version } = control.decision {
             of_model.versions.remove(&version);
         }
+        of_model.last_sequence = of_model.last_sequence.max(sequence);
         of_model.decisions.insert(sequence, Decided { control, signed_by });
         Change::Decided(model)
     }
@@ -286,13 +290,7 @@ impl State {
 
     /// The place in the order that the next decision or version of `model` gets.
     pub fn next_sequence(&self, model: &str) -> u64 {
-        let Some(of_model) = self.models.get(model) else { return 1 };
-        let decided = of_model.decisions.keys().last().copied().unwrap_or_default();
-        let manifests = of_model.versions.values().filter_map(|entry| match entry {
-            Entry::Manifest(manifest) => Some(manifest.sequence),
-            Entry::Refused(_) => None,
-        });
-        manifests.fold(decided, u64::max).min(NUMBER_MAX) + 1
+        self.models.get(model).map_or(0, |model| model.last_sequence).min(NUMBER_MAX) + 1
     }
 
     /// The versions that `selector` would have, best first: a server takes the first one that passes every check. Those that
@@ -508,6 +506,8 @@ mod tests {
             assert!(matches!(change, Change::Ignored { .. }) && left.contains(&1), "{change:?}");
         }
         assert_eq!(apply("version/iris/2", Some(&second), Some(&key)).1, [2, 1]);
+        let pin = control("iris", 3, Decision::Pinned { version: 1 });
+        assert_eq!(apply("control/iris/3", Some(&pin), Some(&key)).1, [1]);
         // A key is given up by whoever has one that is trusted.
         let id = key.public().id();
         let revocation = control("", 0, Decision::KeyRevoked { key: id.to_string() });
@@ -516,5 +516,7 @@ mod tests {
         assert_eq!(change, Change::Version("iris".into(), 3));
         assert!(state.versions("iris").expect("three").values().all(|entry| matches!(entry, Entry::Refused(_))));
         assert!(state.withdrawn("iris", 1).is_some_and(|why| why.contains("revoked")));
+        assert_eq!(state.steering("iris"), Steering::default());
+        assert_eq!(state.next_sequence("iris"), 4, "the place of what does not count any more is not given again");
     }
 }
