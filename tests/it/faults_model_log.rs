@@ -6,7 +6,6 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use modelstream::kafka::admin::Admin;
 use modelstream::model::Manifest;
 use modelstream::registry::follow;
 use modelstream::registry::record::version_key;
@@ -14,6 +13,7 @@ use modelstream::registry::state::Entry;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use crate::driver::Random;
 use crate::harness::{Cluster, DEADLINE, Serving, real_kafka, succeeded, wait_until};
@@ -63,8 +63,11 @@ fn a_publisher_that_is_killed_at_any_chunk_is_seen_by_nobody() {
     assert!(publish(&small).status().expect("it runs").success());
     let serving = serve(&cluster, "m", &[]);
     wait_for_version(&serving, 1);
-    let admin = Admin::new(&cluster.connection).expect("valid settings");
-    let end = || admin.watermarks(&cluster.log.artifacts, 0).expect("a broker").1;
+    // What is written and not committed counts too.
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &cluster.brokers).set("isolation.level", "read_uncommitted");
+    let onlooker: BaseConsumer = config.create().expect("valid settings");
+    let end = || onlooker.fetch_watermarks(&cluster.log.artifacts, 0, DEADLINE).expect("a broker").1;
     let mut torn = 0;
     for (number, chunks) in [(0, 1), (1, 2), (2, 4)] {
         let large = write(20 + number);
