@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::kafka::{self, Connection};
-use crate::model::{Digest, Manifest, Refusal};
+use crate::model::{Artifact, Digest, Manifest, Refusal};
 use crate::pipeline::{InputFormat, OutputFormat, ServedModel};
 use crate::registry::follow::{FetchError, Follower, Turn, fetch_artifact};
 use crate::registry::state::{Change, Entry};
@@ -228,7 +228,9 @@ impl ModelWatch {
                 Entry::Manifest(manifest) => match self.fetch(manifest) {
                     Ok((model, stored)) => {
                         self.activate(model, &manifest.algorithm, false);
-                        self.keep(manifest, &stored);
+                        if let Some(stored) = stored {
+                            self.keep(manifest, &stored);
+                        }
                         return Outcome::Settled;
                     }
                     Err(FetchError::Refused(refusal)) => {
@@ -249,15 +251,20 @@ impl ModelWatch {
         Outcome::Settled
     }
 
-    /// Fetches, verifies and compiles a version.
-    fn fetch(&self, manifest: &Manifest) -> Result<(ServedModel, StoredArtifact), FetchError> {
+    /// Fetches, verifies and compiles a version; what was fetched, where a copy of it is kept.
+    fn fetch(&self, manifest: &Manifest) -> Result<(ServedModel, Option<StoredArtifact>), FetchError> {
         let timer = Instant::now();
         let mut loading = Loading { version: manifest.version, bytes: 0, of: manifest.stored_bytes() };
         let fetched = fetch_artifact(&self.connection, &self.topics, manifest, |bytes| {
             loading.bytes += bytes;
             lock(&self.status).loading = Some(loading);
         });
-        let served = fetched.and_then(|stored| Ok((self.prove(manifest, &stored)?, stored)));
+        let served = fetched.and_then(|stored| {
+            let artifact = stored.artifact()?;
+            // Before the model takes memory too.
+            let stored = self.cache.is_some().then_some(stored);
+            Ok((self.prove(manifest, artifact)?, stored))
+        });
         lock(&self.status).loading = None;
         let served = served?;
         self.metrics.model_loaded(timer.elapsed().as_secs_f64());
@@ -265,8 +272,7 @@ impl ModelWatch {
     }
 
     /// Verifies and compiles a version.
-    fn prove(&self, manifest: &Manifest, stored: &StoredArtifact) -> Result<ServedModel, Refusal> {
-        let artifact = stored.artifact()?;
+    fn prove(&self, manifest: &Manifest, artifact: Artifact) -> Result<ServedModel, Refusal> {
         if artifact.signature != manifest.signature {
             return Err(Refusal::Signature("the artifact's signature is not the manifest's".to_owned()));
         }
@@ -302,7 +308,7 @@ impl ModelWatch {
             }
         };
         let Some((manifest, stored)) = kept else { return };
-        match self.prove(&manifest, &stored) {
+        match stored.artifact().and_then(|artifact| self.prove(&manifest, artifact)) {
             Ok(model) => {
                 tracing::warn!(
                     model = %self.selector, version = model.version,

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use modelstream::kafka::admin::Admin;
 
-use crate::harness::{Cluster, data, failed_with, real_kafka, root, skip, succeeded};
+use crate::harness::{Cluster, data, failed_with, real_kafka, root, skip, succeeded, tool};
 
 fn bench(cluster: &Cluster, arguments: &[&str]) -> serde_json::Value {
     let prefix = cluster.name("bench");
@@ -78,6 +78,24 @@ fn a_program_that_loses_records_or_ends_too_soon_is_exit_code_8() {
 fn settings_that_make_no_sense_are_exit_code_3() {
     let said = failed_with(3, &["bench", "--raw", "--lanes", "2"]);
     assert!(said.contains("--raw"), "{said}");
+}
+
+/// How soon a fleet follows: whether it is measured, not how soon.
+#[test]
+fn how_soon_a_fleet_follows_is_measured() {
+    if real_kafka("bench-fleet").is_none() {
+        return;
+    }
+    if Command::new("python3").arg("--version").output().is_err() {
+        return skip("how_soon_a_fleet_follows_is_measured", "it needs python3");
+    }
+    let mut fleet = Command::new(root().join("tests/bench/fleet"));
+    fleet.args(["--publishes", "2", "--replicas", "2", "--versions", "4", "--starts", "1"]);
+    fleet.args(["--binary", env!("CARGO_BIN_EXE_modelstream")]);
+    let table = tool(&mut fleet);
+    for row in ["publish's end to the last replica | 2 |", "process start to serving, 4 versions in the log | 1 |"] {
+        assert!(table.contains(row), "{row}: {table}");
+    }
 }
 
 /// The comparison with the peers, without the peers: whether everything runs, not how fast.
