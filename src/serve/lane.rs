@@ -34,6 +34,8 @@ use models::Models;
 
 /// The longest wait for a record: the lane's heartbeat and a stop are never later than this.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
+/// How often a lane that starts looks whether there is a model.
+const START_WAIT: Duration = Duration::from_millis(10);
 /// The input counts as idle when nothing came for this long; then what is finished is committed at once.
 const IDLE_AFTER: Duration = Duration::from_millis(3);
 /// How long a full producer is left alone.
@@ -110,16 +112,17 @@ impl Lane {
     /// # Errors
     /// What does not pass: a twin, rights, a topic that is gone, an offset that was deleted; also a drain that was not finished.
     pub fn run(mut self, connection: &Connection, stop: &Stop) -> Result<(), kafka::Error> {
-        while !(self.models.are_set() && self.is_prepared()?) {
+        // The producers first: they ask the broker while the model log is read.
+        while !(self.is_prepared()? && self.models.are_set()) {
             self.pulse.turn();
             self.pulse.progress(Instant::now());
-            if stop.wait(IDLE_WAIT) {
+            if stop.wait(START_WAIT) {
                 return Ok(());
             }
         }
+        let mut member = self.settings.member(self.index);
         loop {
             let LaneSettings { group, input, offset_reset, .. } = self.settings.as_ref();
-            let member = self.settings.member(self.index);
             let consumer = GroupConsumer::join(connection, group, member.as_deref(), input, *offset_reset)?;
             match self.turn_until(&consumer, stop) {
                 Ok(()) => return self.drain(&consumer),
@@ -133,6 +136,9 @@ impl Lane {
                     self.holding = false;
                     self.delivery.renew()?;
                     self.drift();
+                    // Under its static name it would get the partitions that it had, without a rebalance: one that it was just
+                    // giving back, and that nobody else was given yet, would be nobody's from then on.
+                    member = None;
                     stop.wait(REJOIN_WAIT);
                 }
                 Err(failure) => return Err(failure),
