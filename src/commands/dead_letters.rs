@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::cli::{self, DeadLetters};
 use crate::config::{self, DeadLetterSelection};
 use crate::kafka::Connection;
+use crate::model;
 use crate::pipeline::Reason;
 use crate::serve::output::headers::format_time;
 
@@ -171,7 +172,7 @@ fn document(letter: &Letter<'_>) -> Value {
     let bytes = |bytes: Option<&[u8]>| match bytes.map(|bytes| (std::str::from_utf8(bytes), bytes)) {
         None => Value::Null,
         Some((Ok(text), _)) => json!({ "text": text }),
-        Some((Err(_), bytes)) => json!({ "hex": hex(bytes) }),
+        Some((Err(_), bytes)) => json!({ "hex": model::hex(bytes) }),
     };
     let headers: Vec<Value> =
         letter.record.headers().map(|(name, value)| json!({"name": name, "value": bytes(value)})).collect();
@@ -219,12 +220,8 @@ fn shown(bytes: &[u8]) -> String {
         Err(error) if error.error_len().is_none() && !more.is_empty() => {
             printable(&String::from_utf8_lossy(&kept[..error.valid_up_to()])) + &more
         }
-        Err(_) => hex(kept) + &more,
+        Err(_) => model::hex(kept) + &more,
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

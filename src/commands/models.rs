@@ -118,11 +118,11 @@ fn row(state: &State, steering: &Steering, name: &str, version: u64, entry: &Ent
     if let Entry::Manifest(manifest) = entry {
         let signed = state.signed_by(name, version).map(ToString::to_string).unwrap_or_default();
         row.extend([
-            print::plain(&manifest.algorithm),
+            print::printable(&manifest.algorithm),
             score(manifest),
             manifest.artifact_bytes.to_string(),
             time(manifest.published_at_ms),
-            print::plain(&manifest.published_by),
+            print::printable(&manifest.published_by),
             signed,
             manifest.digest.to_string()[..12].to_owned(),
         ]);
@@ -238,8 +238,8 @@ fn show(common: &cli::Common, manifest: &Manifest) -> Result<(), Error> {
     field("digest", &manifest.digest.to_string());
     let (bytes, stored, chunks) = (manifest.artifact_bytes, manifest.stored_bytes(), manifest.chunks.count);
     field("size", &format!("{bytes} bytes, stored as {stored} in {chunks} chunks"));
-    field("published", &format!("{} by {}", time(manifest.published_at_ms), print::plain(&manifest.published_by)));
-    field("note", &print::plain(&manifest.note));
+    field("published", &format!("{} by {}", time(manifest.published_at_ms), print::printable(&manifest.published_by)));
+    field("note", &print::printable(&manifest.note));
     field("predicts", &format!("{} {}", manifest.signature.target.name, manifest.signature.target.classes.join(", ")));
     let evaluation = &manifest.evaluation;
     field("rows", &format!("{} to fit, {} to evaluate", evaluation.train_rows, evaluation.test_rows));

@@ -44,11 +44,6 @@ pub fn json(document: &impl Serialize) -> Result<(), Error> {
     line(&text)
 }
 
-/// A text from a topic without the characters that a terminal would obey.
-pub fn plain(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
-}
-
 /// Says something to the person, not to the data's reader.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");

@@ -100,6 +100,6 @@ fn check_size(path: &Path) -> Result<u64, Error> {
 /// `user@host`, as far as the environment tells.
 pub(super) fn who() -> String {
     let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".to_owned());
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{user}@{}", if host.trim().is_empty() { "unknown" } else { host.trim() })
+    let host = config::host();
+    format!("{user}@{}", if host.is_empty() { "unknown" } else { &host })
 }

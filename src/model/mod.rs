@@ -14,6 +14,7 @@ pub mod tree_ensemble;
 pub mod verify;
 
 pub use artifact::{Artifact, Digest};
+pub(crate) use avro::hex;
 pub use control::Control;
 pub use linear::Linear;
 pub use manifest::Manifest;

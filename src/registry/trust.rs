@@ -11,7 +11,7 @@ use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{DecodePrivateKey as _, DecodePublicKey as _, EncodePublicKey as _, KeypairBytes};
 use ed25519_dalek::{Signature, Signer as _, VerifyingKey};
 
-use crate::model::{Digest, Refusal};
+use crate::model::{Digest, Refusal, hex};
 
 use super::record::LogRecord;
 
@@ -194,10 +194,6 @@ fn signed_bytes(topic: &str, key: &[u8], value: Option<&[u8]>) -> Vec<u8> {
     }
     bytes.extend_from_slice(value.unwrap_or_default());
     bytes
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {

@@ -177,7 +177,7 @@ pub(super) fn history(
     }
     let mut table = print::table(&["sequence", "at", "by", "what", "why", "signed"]);
     for event in &events {
-        let text = |name: &str| print::plain(event[name].as_str().unwrap_or_default());
+        let text = |name: &str| print::printable(event[name].as_str().unwrap_or_default());
         table.add_row([
             event["sequence"].to_string(),
             text("at"),
