@@ -93,7 +93,7 @@ fn how_soon_a_fleet_follows_is_measured() {
     fleet.args(["--publishes", "2", "--replicas", "2", "--versions", "4", "--starts", "1"]);
     fleet.args(["--binary", env!("CARGO_BIN_EXE_modelstream")]);
     let table = tool(&mut fleet);
-    for row in ["publish's end to the last replica | 2 |", "process start to serving, 4 versions in the log | 1 |"] {
+    for row in ["publish's end to the last replica | 2 |", "process start to ready, 4 versions in the log | 1 |"] {
         assert!(table.contains(row), "{row}: {table}");
     }
 }
