@@ -8,9 +8,9 @@ use crate::cli;
 use crate::config;
 use crate::kafka::{self, Connection};
 use crate::registry::fleet::{Standing, Verdict, View, have_converged};
-use crate::registry::follow::{Follower, Turn, require_topics};
+use crate::registry::follow::{Follower, Turn, replay, require_topics};
 use crate::registry::reports::FleetFollower;
-use crate::registry::{self, REPLAY_TIMEOUT, Topics};
+use crate::registry::{self, Topics};
 use crate::serve::lag::unix_millis;
 
 use super::{Error, print};
@@ -61,15 +61,7 @@ impl Watch {
     /// Reads both topics to their ends.
     fn start(connection: &Connection, topics: &Topics) -> Result<Watch, Error> {
         require_topics(connection, topics)?;
-        let mut log = Follower::start(connection, topics)?;
-        let deadline = Instant::now() + REPLAY_TIMEOUT;
-        while tolerant(log.turn(POLL))? != Some(Turn::CaughtUp) {
-            if Instant::now() >= deadline {
-                let doing = format!("reading {}", topics.models);
-                return Err(kafka::Error::TimedOut { doing, seconds: REPLAY_TIMEOUT.as_secs() }.into());
-            }
-        }
-        Ok(Watch { log, fleet: FleetFollower::start(connection, topics)? })
+        Ok(Watch { log: replay(connection, topics)?, fleet: FleetFollower::start(connection, topics)? })
     }
 
     /// Waits a moment for news and takes them in.

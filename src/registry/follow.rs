@@ -49,6 +49,11 @@ impl Follower {
         &self.state
     }
 
+    /// What is known, where nobody follows any more.
+    pub(super) fn into_state(self) -> State {
+        self.state
+    }
+
     /// Waits at most `wait` for the next record and takes it in.
     ///
     /// # Errors
@@ -71,12 +76,20 @@ impl Follower {
 /// When the topic does not exist, no broker answers, or it takes longer than [`REPLAY_TIMEOUT`].
 pub fn read_state(connection: &Connection, topics: &Topics) -> Result<State, Error> {
     require_topics(connection, topics)?;
+    Ok(replay(connection, topics)?.into_state())
+}
+
+/// A follower that has read the models topic to its end, which has to exist.
+///
+/// # Errors
+/// When no broker answers, or it takes longer than [`REPLAY_TIMEOUT`].
+pub fn replay(connection: &Connection, topics: &Topics) -> Result<Follower, Error> {
     let mut follower = Follower::start(connection, topics)?;
     let deadline = Instant::now() + REPLAY_TIMEOUT;
     let mut last_failure = None;
     while Instant::now() < deadline {
         match follower.turn(POLL) {
-            Ok(Turn::CaughtUp) => return Ok(follower.state),
+            Ok(Turn::CaughtUp) => return Ok(follower),
             Ok(Turn::Change(_) | Turn::Nothing) => {}
             // One broker of several, or all for a moment.
             Err(failure @ Error::Kafka(kafka::Error::Unreachable { .. })) => last_failure = Some(failure),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
 use crate::kafka::{self, Connection};
 
-use super::follow::{read_state, require_topics};
+use super::follow::{replay, require_topics};
 use super::record::NEEDS_HEADER;
 use super::state::State;
 use super::trust::{SIGNATURE_HEADER, SigningKey};
@@ -58,7 +58,7 @@ impl<'a> Writer<'a> {
         require_topics(connection, topics)?;
         let transactional_id = format!("modelstream.publish.{}.{model}", topics.models);
         let producer = Producer::transactional(connection, &transactional_id, timeout)?;
-        let state = read_state(connection, topics)?;
+        let state = replay(connection, topics)?.into_state();
         Ok((Writer { producer, topics, author, model, timeout }, state))
     }
 
