@@ -108,8 +108,7 @@ fn marks(steering: &Steering, version: u64, entry: &Entry) -> Vec<String> {
     if steering.pin == Some(version) {
         marks.push("pinned".to_owned());
     }
-    let aliases = steering.aliases.iter().filter(|(_, named)| named.last() == Some(&version));
-    marks.extend(aliases.map(|(alias, _)| format!("@{alias}")));
+    marks.extend(steering.aliases_of(version).map(|alias| format!("@{alias}")));
     marks
 }
 
@@ -163,8 +162,7 @@ fn summary(state: &State, steering: &Steering, name: &str, version: u64, entry: 
             json!({"model": name, "version": version, "refused": refusal.reason(), "why": refusal.to_string()})
         }
     };
-    let aliases = steering.aliases.iter().filter(|(_, named)| named.last() == Some(&version));
-    summary["aliases"] = aliases.map(|(alias, _)| alias.as_str()).collect();
+    summary["aliases"] = steering.aliases_of(version).collect();
     summary["pinned"] = (steering.pin == Some(version)).into();
     summary["revoked"] = steering.revoked.get(&version).map(String::as_str).into();
     summary["signed_by"] = state.signed_by(name, version).map(ToString::to_string).into();

@@ -34,8 +34,8 @@ pub struct BatchLimits {
 
 /// The queue that all partitions of one topic are read from, beside a consumer's own. Goes before its consumer does.
 ///
-/// A member of a group is given its partitions, and they are forwarded here. Who is no member starts them itself: a reader
-/// that only assigned them to itself would wait for the group's coordinator all the same, about half a second.
+/// A member of a group is given its partitions, and they are forwarded here. Who is no member starts them itself, and asks no
+/// coordinator of a group.
 pub(super) struct RecordQueue {
     client: *mut sys::rd_kafka_t,
     topic: CString,

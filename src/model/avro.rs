@@ -6,7 +6,7 @@
 
 mod bounds;
 
-use std::io::BufRead;
+use std::io::{BufRead, Read as _};
 use std::sync::Once;
 
 use apache_avro::Schema;
@@ -111,17 +111,12 @@ impl Format {
     }
 
     /// Reads the frame's header and finds its schema.
-    fn framed(&self, source: &mut impl BufRead) -> Result<&Framed, Refusal> {
+    fn framed(&self, source: impl BufRead) -> Result<&Framed, Refusal> {
+        let unreadable = |error: std::io::Error| Refusal::Undecodable(format!("the {}: {error}", self.what));
         let mut start = Vec::with_capacity(HEADER_BYTES);
-        while start.len() < HEADER_BYTES {
-            let there =
-                source.fill_buf().map_err(|error| Refusal::Undecodable(format!("the {}: {error}", self.what)))?;
-            if there.is_empty() {
-                return Err(Refusal::Undecodable(format!("{} bytes are too few for a {}", start.len(), self.what)));
-            }
-            let taken = there.len().min(HEADER_BYTES - start.len());
-            start.extend_from_slice(&there[..taken]);
-            source.consume(taken);
+        source.take(HEADER_BYTES as u64).read_to_end(&mut start).map_err(unreadable)?;
+        if start.len() < HEADER_BYTES {
+            return Err(Refusal::Undecodable(format!("{} bytes are too few for a {}", start.len(), self.what)));
         }
         if start[..2] != MARKER {
             let nothing_known = || Refusal::Undecodable(format!("this is no modelstream {}", self.what));

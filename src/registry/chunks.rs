@@ -13,8 +13,6 @@ pub const STORED_BYTES_MAX: u64 = ARTIFACT_BYTES_MAX as u64 + (ARTIFACT_BYTES_MA
 pub struct Assembler<'m> {
     manifest: &'m Manifest,
     pieces: Pieces,
-    /// What the chunks so far hold.
-    bytes: u64,
     next_chunk: u32,
 }
 
@@ -33,7 +31,7 @@ impl<'m> Assembler<'m> {
                 return Err(Refusal::TooLarge { what, actual, limit });
             }
         }
-        Ok(Assembler { manifest, pieces: Pieces::default(), bytes: 0, next_chunk: 0 })
+        Ok(Assembler { manifest, pieces: Pieces::default(), next_chunk: 0 })
     }
 
     /// Whether every chunk came.
@@ -43,7 +41,7 @@ impl<'m> Assembler<'m> {
 
     /// The bytes that came.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.pieces.len()
     }
 
     /// Takes in the next record of the artifacts topic; records of others are passed over.
@@ -60,13 +58,12 @@ impl<'m> Assembler<'m> {
             return Ok(());
         }
         let value = value.unwrap_or_default();
-        let room = self.manifest.stored_bytes() - self.bytes;
+        let room = self.manifest.stored_bytes() - self.bytes();
         if value.is_empty() || value.len() as u64 > room {
             let (chunk, bytes) = (self.next_chunk, value.len());
             return Err(Refusal::Chunks(format!("chunk {chunk} has {bytes} bytes where 1 to {room} are left")));
         }
         self.pieces.push(value);
-        self.bytes += value.len() as u64;
         self.next_chunk += 1;
         Ok(())
     }

@@ -52,7 +52,7 @@ pub fn decide(
     }
     let (writer, state) = Writer::take_over(connection, topics, author, model, WRITE_TIMEOUT)?;
     let decision = grant(&state, model, wish)?;
-    let control = control(&state, model, author, decision, why);
+    let control = control(model, state.next_sequence(model), author, decision, why);
     writer.transact(|| put(&writer, &control))?;
     Ok(control)
 }
@@ -69,10 +69,7 @@ pub fn revoke_key(
     why: &str,
 ) -> Result<Control, Error> {
     let (writer, _) = Writer::take_over(connection, topics, author, ALL_MODELS, WRITE_TIMEOUT)?;
-    let decision = Decision::KeyRevoked { key: key.to_string() };
-    let (decided_by, why) = (author.name.clone(), why.to_owned());
-    let (model, decided_at_ms) = (String::new(), now_ms());
-    let control = Control { format: FORMAT, model, sequence: 0, decision, decided_at_ms, decided_by, why };
+    let control = control("", 0, author, Decision::KeyRevoked { key: key.to_string() }, why);
     writer.transact(|| {
         let value = control.encode().map_err(Error::Control)?;
         writer.put(&revocation_key(key), Some(&value))
@@ -80,12 +77,12 @@ pub fn revoke_key(
     Ok(control)
 }
 
-/// The next decision about `model`.
-pub(super) fn control(state: &State, model: &str, author: &Author, decision: Decision, why: &str) -> Control {
+/// A decision that is made now.
+pub(super) fn control(model: &str, sequence: u64, author: &Author, decision: Decision, why: &str) -> Control {
     Control {
         format: FORMAT,
         model: model.to_owned(),
-        sequence: state.next_sequence(model),
+        sequence,
         decision,
         decided_at_ms: now_ms(),
         decided_by: author.name.clone(),

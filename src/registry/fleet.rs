@@ -383,7 +383,7 @@ impl Heard {
                     let why = format!("{:?} is nothing that this version of modelstream knows", model.selector);
                     return standing(Some(report), Some(model), None, (Verdict::Unreadable, why));
                 };
-                let wanted = view.state.candidates(&selector).first().map(|(version, _)| *version);
+                let wanted = view.state.wanted(&selector);
                 standing(Some(report), Some(model), wanted, judge(report, model, wanted))
             })
             .collect()

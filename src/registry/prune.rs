@@ -36,9 +36,8 @@ impl Plan {
         let Some(versions) = state.versions(model) else { return Plan::default() };
         let steering = state.steering(model);
         let holder = |version: u64| {
-            let alias = steering.aliases.iter().find(|(_, named)| named.last() == Some(&version));
             let pin = (steering.pin == Some(version)).then(|| "pin".to_owned());
-            alias.map(|(alias, _)| format!("alias {alias}")).or(pin)
+            steering.aliases_of(version).next().map(|alias| format!("alias {alias}")).or(pin)
         };
         let mut plan = Plan::default();
         // The newest stays, whatever is asked for.
@@ -98,10 +97,9 @@ pub fn prune(
     }
     let deadline = Instant::now() + WRITE_TIMEOUT;
     writer.transact(|| {
-        let first = decide::control(&state, model, author, Decision::Unpinned, why);
-        for (sequence, version) in (first.sequence..).zip(&plan.versions) {
+        for (sequence, version) in (state.next_sequence(model)..).zip(&plan.versions) {
             let decision = Decision::Pruned { version: *version };
-            decide::put(&writer, &crate::model::Control { sequence, decision, ..first.clone() })?;
+            decide::put(&writer, &decide::control(model, sequence, author, decision, why))?;
             writer.put(&version_key(model, *version), None)?;
         }
         for manifest in &plan.artifacts {
@@ -119,7 +117,7 @@ mod tests {
     use super::super::record::{LogRecord, control_key};
     use super::super::testing;
     use super::*;
-    use crate::model::{Control, Digest};
+    use crate::model::Digest;
 
     fn apply(state: &mut State, key: &str, value: &[u8]) {
         state.apply(&LogRecord { key: key.as_bytes(), value: Some(value), ..LogRecord::default() });
@@ -127,7 +125,7 @@ mod tests {
 
     fn decide(state: &mut State, decision: Decision) {
         let author = Author { name: "test@host".into(), key: None };
-        let control: Control = decide::control(state, "iris", &author, decision, "");
+        let control = decide::control("iris", state.next_sequence("iris"), &author, decision, "");
         apply(state, &control_key("iris", control.sequence), &control.encode().expect("small"));
     }
 

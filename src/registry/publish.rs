@@ -3,14 +3,16 @@
 //! A publish that dies half-way is an aborted transaction, which no reader sees. The same bytes are stored once for each model:
 //! a version whose artifact is there already is a manifest that names the chunks of the former one.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::kafka::{self, Connection};
+use crate::model::artifact::Evaluation;
 use crate::model::manifest::{Chunks, Compression, FORMAT, Stored, chunk_key};
-use crate::model::{Artifact, Digest, Manifest};
+use crate::model::{Artifact, Digest, Manifest, Refusal, Signature};
 
 use super::record::version_key;
 use super::selector::is_model_name;
@@ -86,7 +88,7 @@ pub fn publish(
     if !is_model_name(request.model) {
         return Err(Error::BadName(request.model.to_owned()));
     }
-    let card = checked(request)?;
+    let Card { algorithm, hyper_parameters, signature, evaluation } = checked(request)?;
     let (bytes, digest) = request.source.open().and_then(measure).map_err(Error::Artifact)?;
     let timeout = (WRITE_TIMEOUT + Duration::from_secs(bytes / LINE_BYTES_A_SECOND)).min(TRANSACTION_TIMEOUT_MAX);
     let (writer, state) = Writer::take_over(connection, topics, author, request.model, timeout)?;
@@ -106,12 +108,15 @@ pub fn publish(
             digest,
             artifact_bytes: bytes,
             chunks,
+            algorithm,
+            hyper_parameters,
+            signature,
+            evaluation,
             published_at_ms: now_ms(),
             published_by: author.name.clone(),
             note: request.note.clone(),
             sequence: state.next_sequence(request.model),
             stored,
-            ..card
         };
         let value = manifest.encode().map_err(|refusal| refused(request, refusal))?;
         writer.put(&version_key(request.model, version), Some(&value))?;
@@ -125,29 +130,26 @@ pub(super) fn now_ms() -> i64 {
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn refused(request: &Request<'_>, refusal: crate::model::Refusal) -> Error {
+fn refused(request: &Request<'_>, refusal: Refusal) -> Error {
     Error::Refused { model: request.model.to_owned(), version: request.version.unwrap_or_default(), refusal }
 }
 
-/// What a server would refuse is not published. What a manifest says of the artifact, in a manifest that is otherwise empty.
-fn checked(request: &Request<'_>) -> Result<Manifest, Error> {
+/// What a manifest repeats of its artifact.
+struct Card {
+    algorithm: String,
+    hyper_parameters: BTreeMap<String, String>,
+    signature: Signature,
+    evaluation: Evaluation,
+}
+
+/// What a server would refuse is not published.
+fn checked(request: &Request<'_>) -> Result<Card, Error> {
     let artifact = Artifact::read(|| request.source.open()).map_err(|refusal| refused(request, refusal))?;
-    let card = Manifest {
-        format: FORMAT,
-        model: String::new(),
-        version: 0,
-        digest: Digest([0; 32]),
-        artifact_bytes: 0,
-        chunks: Chunks { partition: 0, first_offset: 0, last_offset: 0, count: 0 },
+    let card = Card {
         algorithm: artifact.algorithm.clone(),
         hyper_parameters: artifact.hyper_parameters.clone(),
         signature: artifact.signature.clone(),
         evaluation: artifact.evaluation.clone(),
-        published_at_ms: 0,
-        published_by: String::new(),
-        note: String::new(),
-        sequence: 0,
-        stored: None,
     };
     artifact.into_model().map_err(|refusal| refused(request, refusal))?;
     Ok(card)

@@ -107,6 +107,12 @@ impl Steering {
         self.aliases.get(alias)?.last().copied()
     }
 
+    /// The aliases that name `version`.
+    pub fn aliases_of(&self, version: u64) -> impl Iterator<Item = &str> {
+        let named = self.aliases.iter().filter(move |(_, named)| named.last() == Some(&version));
+        named.map(|(alias, _)| alias.as_str())
+    }
+
     /// The version that an alias named before the present one and that may be served.
     pub fn former(&self, alias: &str) -> Option<u64> {
         let served = |version: &&u64| !self.revoked.contains_key(version) && !self.pruned.contains(version);
@@ -308,6 +314,11 @@ impl State {
         };
         let served = wanted.into_iter().filter(|version| !steering.revoked.contains_key(version));
         served.filter_map(|version| Some((version, versions.get(&version)?))).collect()
+    }
+
+    /// The version that `selector` would have, whether it passes every check or not.
+    pub fn wanted(&self, selector: &Selector) -> Option<u64> {
+        self.candidates(selector).first().map(|(version, _)| *version)
     }
 
     /// The manifest that a command means by `selector`: a version that is named may be one that is revoked.

@@ -16,15 +16,20 @@ const PIECE_BYTES: usize = 512 * 1024;
 
 /// Bytes in pieces, so that a large artifact takes no second place in memory while it grows.
 #[derive(Debug, Default)]
-pub(super) struct Pieces(Vec<Vec<u8>>);
+pub(super) struct Pieces {
+    pieces: Vec<Vec<u8>>,
+    /// Of all of them.
+    bytes: u64,
+}
 
 impl Pieces {
     pub(super) fn push(&mut self, mut bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
         while !bytes.is_empty() {
-            if self.0.last().is_none_or(|last| last.len() >= PIECE_BYTES) {
-                self.0.push(Vec::new());
+            if self.pieces.last().is_none_or(|last| last.len() >= PIECE_BYTES) {
+                self.pieces.push(Vec::new());
             }
-            let Some(last) = self.0.last_mut() else { return };
+            let Some(last) = self.pieces.last_mut() else { return };
             let (here, rest) = bytes.split_at(bytes.len().min(PIECE_BYTES - last.len()));
             last.extend_from_slice(here);
             bytes = rest;
@@ -32,11 +37,22 @@ impl Pieces {
     }
 
     pub(super) fn len(&self) -> u64 {
-        self.0.iter().map(|piece| piece.len() as u64).sum()
+        self.bytes
     }
 
     pub(super) fn reader(&self) -> impl BufRead + '_ {
-        PiecesReader { pieces: &self.0, at: 0 }
+        PiecesReader { pieces: &self.pieces, at: 0 }
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.push(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -98,18 +114,11 @@ impl StoredArtifact {
     ///
     /// # Errors
     /// When it cannot be read; a [`Refusal`] as for chunks when it holds other bytes than the manifest says.
-    pub fn read(manifest: &Manifest, mut reader: impl BufRead) -> io::Result<Result<StoredArtifact, Refusal>> {
+    pub fn read(manifest: &Manifest, reader: impl BufRead) -> io::Result<Result<StoredArtifact, Refusal>> {
         let mut pieces = Pieces::default();
-        loop {
-            let there = reader.fill_buf()?;
-            // One piece too many is as wrong as all of them.
-            if there.is_empty() || pieces.len() > manifest.stored_bytes() {
-                return Ok(StoredArtifact::new(manifest, pieces));
-            }
-            let count = there.len();
-            pieces.push(there);
-            reader.consume(count);
-        }
+        // One byte too many is as wrong as all of them.
+        io::copy(&mut reader.take(manifest.stored_bytes().saturating_add(1)), &mut pieces)?;
+        Ok(StoredArtifact::new(manifest, pieces))
     }
 
     /// The artifact's bytes, decompressed on the way: never more than the manifest says and one.

@@ -138,7 +138,6 @@ impl Server {
             ModelWatch::new(
                 settings.connection.clone(),
                 settings.topics.clone(),
-                active.selector().clone(),
                 Demands {
                     input: settings.input_format.clone(),
                     output: settings.output_format,

@@ -17,6 +17,7 @@ use crate::telemetry::Metrics;
 
 use super::active::Active;
 use super::cache::Cache;
+use super::output::headers::format_time;
 
 /// How long one wait for the model log lasts: the longest that a stop is not seen.
 const POLL: Duration = Duration::from_millis(200);
@@ -115,16 +116,16 @@ enum Outcome {
 }
 
 impl ModelWatch {
-    /// Prepares to follow `selector`.
+    /// Prepares to follow what `active` is for.
     pub fn new(
         connection: Connection,
         topics: Topics,
-        selector: Selector,
         demands: Demands,
         cache: Option<PathBuf>,
         active: Arc<Active>,
         metrics: Arc<Metrics>,
     ) -> ModelWatch {
+        let selector = active.selector().clone();
         let status = ModelStatus { selector: selector.to_string(), ..ModelStatus::default() };
         ModelWatch {
             connection,
@@ -209,8 +210,7 @@ impl ModelWatch {
 
     /// Says which version is wanted, before it is tried.
     fn note_wanted(&self, follower: &Follower) {
-        let wanted = follower.state().candidates(&self.selector).first().map(|(version, _)| *version);
-        lock(&self.status).wanted = wanted;
+        lock(&self.status).wanted = follower.state().wanted(&self.selector);
     }
 
     /// Activates the first candidate that passes every check, unless it or a better one is active already. Where there is none,
@@ -332,7 +332,7 @@ impl ModelWatch {
         status.version = Some(version);
         status.digest = Some(digest);
         status.algorithm = Some(algorithm.to_owned());
-        status.since = Some(humantime::format_rfc3339_millis(SystemTime::now()).to_string());
+        status.since = Some(format_time(SystemTime::now()));
         status.stale = stale;
         // It may have been published once more, by somebody who is trusted.
         status.refused.remove(&version);
@@ -363,7 +363,7 @@ impl ModelWatch {
         self.metrics.model_refused(reason);
         let kept = self.active.load().as_ref().map(|model| model.version);
         tracing::error!(model = %self.selector, version, reason, %refusal, kept, "refusing a version; the last good one stays");
-        let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        let at = format_time(SystemTime::now());
         lock(&self.status).last_refusal = Some(LastRefusal { version, why: text, at });
     }
 }
