@@ -191,6 +191,8 @@ pub struct Producer {
     generation: Cell<Generation>,
     /// How long a transactional call is repeated; nothing for a producer without transactions.
     transaction_timeout: Duration,
+    /// Whether sequence numbers may be given twice.
+    miscounts: Cell<bool>,
 }
 
 impl Producer {
@@ -246,6 +248,7 @@ impl Producer {
             seen_ended_bytes: Default::default(),
             generation: Cell::default(),
             transaction_timeout: Duration::ZERO,
+            miscounts: Cell::default(),
         })
     }
 

@@ -414,9 +414,12 @@ impl Delivery {
             Err(failure) if failure.remedy() != Remedy::Abort => return Err(failure),
             Ok(()) | Err(_) => {}
         }
-        self.note_slowness();
+        let slow = self.is_slow();
         for turn in self.other.iter_mut().chain([&mut self.turn]) {
             turn.abort()?;
+        }
+        if slow {
+            self.pace.too_slow();
         }
         self.forget_all();
         Ok(())
@@ -428,7 +431,9 @@ impl Delivery {
     /// # Errors
     /// When no producer can be made.
     pub fn renew(&mut self) -> Result<(), kafka::Error> {
-        self.note_slowness();
+        if self.is_slow() {
+            self.pace.too_slow();
+        }
         for turn in self.other.iter_mut().chain([&mut self.turn]) {
             turn.renew(&self.connection)?;
         }
@@ -446,10 +451,8 @@ impl Delivery {
         self.uncommitted &= !self.progress.is_empty();
     }
 
-    fn note_slowness(&mut self) {
-        if self.turn.is_slow() || self.other.as_ref().is_some_and(Turn::is_slow) {
-            self.pace.too_slow();
-        }
+    fn is_slow(&self) -> bool {
+        self.turn.is_slow() || self.other.as_ref().is_some_and(Turn::is_slow)
     }
 
     fn forget_all(&mut self) {

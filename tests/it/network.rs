@@ -7,6 +7,7 @@ use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
 
 use crate::checker::{Checker, Offsets, Subject};
 use crate::driver::belongs;
+use crate::faults::Watched;
 use crate::flow::{Flow, GOOD};
 use crate::harness::{Cluster, DEADLINE, OwnBroker, ProxiedBroker, Serving, wait_until};
 use crate::proxy::{Afterwards, ApiKey, Fault, Proxy, What, When};
@@ -136,3 +137,73 @@ fn the_broker_is_far_away() {
         proxy.bandwidth(1_000_000);
     });
 }
+
+/// The broker has written records whose answers were lost, their transaction is aborted before they are sent again, and as many
+/// others follow in the next one. To librdkafka the first were never sent, and it gives their sequence numbers to the others
+/// (`rd_kafka_toppar_purge_queues`), which the broker then takes for repetitions: it says that it has written them.
+#[test]
+fn records_behind_an_abort_are_not_taken_for_those_that_were_aborted() {
+    let Some(ProxiedBroker { proxy, cluster, direct, broker: _broker }) = OwnBroker::start_proxied("net-abort") else {
+        return;
+    };
+    let topic = direct.topic("out", 1);
+    let id = direct.name("id");
+    let transactional = || Producer::transactional(&cluster.connection, &id, DEADLINE).expect("a producer");
+    let send = |producer: &Producer, value: &'static [u8]| {
+        producer.begin_transaction().expect("a transaction");
+        for _ in 0..RECORDS_OF_A_BATCH {
+            let make = || Outgoing {
+                topic: &topic,
+                partition: Some(0),
+                key: None,
+                value: Some(value),
+                timestamp_ms: None,
+                headers: Headers::default(),
+            };
+            producer.send_waiting(make, UNTAGGED, Instant::now() + DEADLINE).expect("room");
+        }
+    };
+    let producer = transactional();
+    let lost = What::DropResponse(Afterwards::Silence);
+    proxy.fault(Fault { api: ApiKey::Produce, what: lost, when: When::Next(1) });
+    send(&producer, b"aborted");
+    wait_until("they are written, and nobody says so", || proxy.applied() == 1);
+    proxy.cut();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(3));
+            proxy.heal();
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        producer.abort_transaction().expect("aborted");
+    });
+    assert!(producer.begin_transaction().is_err(), "it would lose records");
+    let producer = transactional();
+    send(&producer, b"committed");
+    producer.commit_transaction().expect("committed");
+    let read = direct.read(&topic, 0);
+    assert_eq!(read.len(), RECORDS_OF_A_BATCH, "what the producer says is delivered and committed is there");
+    assert!(read.iter().all(|record| record.value.as_deref() == Some(b"committed")));
+}
+
+/// The same of a whole process: transactions are aborted while the answers to their outputs are lost, and the same outputs come
+/// again, cut into the same batches.
+#[test]
+fn outputs_behind_an_abort_are_not_taken_for_those_that_were_aborted() {
+    let Some(ProxiedBroker { proxy, cluster, direct, broker: _broker }) = OwnBroker::start_proxied("net-aborts") else {
+        return;
+    };
+    let watched = Watched::new(&direct, 1);
+    watched.fill(0..1, 0..1_500);
+    let what = What::DropResponse(Afterwards::Close);
+    proxy.fault(Fault { api: ApiKey::Produce, what, when: When::Chance { probability: 0.3, seed: 7 } });
+    let arguments = watched.arguments(&["--batch-records", "50", "--commit-records", "50"]);
+    let mut serving = cluster.serve_disturbed("before-commit=abort/3", &arguments);
+    watched.assert_exactly_once();
+    assert!(proxy.applied() > 10, "{}", proxy.applied());
+    proxy.heal();
+    assert_eq!(serving.stop(), Some(0), "{:#?}", serving.drain_log());
+}
+
+/// Few enough to be sent at once.
+const RECORDS_OF_A_BATCH: usize = 3;

@@ -19,6 +19,8 @@ use crate::kafka::fault::{self, Call, Kind, Symptom, Verdict};
 
 /// How long after their own timeouts calls are waited for before they are abandoned.
 const CALL_GRACE: Duration = Duration::from_secs(2);
+/// How long the records of a transaction that is to be aborted may take to be delivered.
+const ABORT_DELIVERY_WAIT: Duration = Duration::from_secs(1);
 
 impl Producer {
     /// Waits until the cluster has fenced the former owner of the transactional id and ended its transaction. May be called
@@ -38,8 +40,12 @@ impl Producer {
     /// Begins a transaction; asks nobody.
     ///
     /// # Errors
-    /// When one is open already, or the producer is of no use any more.
+    /// When one is open already, or the producer is of no use any more: see [`Producer::abort_transaction`].
     pub fn begin_transaction(&self) -> Result<(), Error> {
+        if self.miscounts.get() {
+            let cause = "one was aborted that was not delivered".to_owned();
+            return Err(Error::Other { doing: Call::Begin.doing().to_owned(), cause, fatal: false });
+        }
         let outcome = repeat(self.client(), Call::Begin, self.transaction_timeout, |client, _| {
             // SAFETY: the client lives as long as the producer.
             unsafe { sys::rd_kafka_begin_transaction(client) }
@@ -86,11 +92,22 @@ impl Producer {
         self.start(Call::Commit, 1, Calls::commit)?.outcome()
     }
 
-    /// Aborts the transaction.
+    /// Whether everything that was sent is delivered, which takes a moment at most. If not, an abort makes the producer useless.
+    pub fn is_delivered(&self) -> bool {
+        self.flush(ABORT_DELIVERY_WAIT) && self.take_failure().is_none()
+    }
+
+    /// Aborts the transaction. Where not all of its records are delivered, no other can be begun: librdkafka forgets those, and
+    /// gives their sequence numbers to the next ones (`rd_kafka_toppar_purge_queues`). If the broker had written them and only its
+    /// answer was lost, it takes the next ones for repetitions, acknowledges them and writes nothing. A new producer of the same
+    /// id counts anew, in an epoch of its own.
     ///
     /// # Errors
     /// When even that is not possible; the broker aborts it after the transaction's timeout.
     pub fn abort_transaction(&self) -> Result<(), Error> {
+        if !self.is_delivered() {
+            self.miscounts.set(true);
+        }
         let abort = |calls: &Calls| {
             calls.make(Call::Abort, |client, timeout| {
                 // SAFETY: the client lives as long as the call; its thread polls the reports, as the call demands.

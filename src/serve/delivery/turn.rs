@@ -64,14 +64,18 @@ impl Turn {
         self.opened = None;
     }
 
-    /// Aborts the transaction, where one is open.
+    /// Aborts the transaction, where one is open. One whose records are not all delivered is left to the next producer, which is
+    /// needed then in any case: it takes over sooner than a broker that is away can be asked to abort.
     pub(super) fn abort(&mut self) -> Result<(), kafka::Error> {
-        if self.is_open() {
-            self.producer.abort_transaction()?;
-            self.opened = None;
+        if !self.is_open() {
+            return Ok(());
         }
-        // Failures of records that are aborted are no news.
-        let _ = self.producer.take_failure();
+        if !self.producer.is_delivered() {
+            let (doing, cause) = ("aborting the transaction".to_owned(), "not all of it is delivered".to_owned());
+            return Err(kafka::Error::Other { doing, cause, fatal: false });
+        }
+        self.producer.abort_transaction()?;
+        self.opened = None;
         Ok(())
     }
 
