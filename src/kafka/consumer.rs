@@ -32,6 +32,10 @@ const GAP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most partitions that are asked about: the error is waited for.
 const GAP_PARTITIONS_MAX: usize = 10;
 
+/// What else than a broker that is away keeps committed offsets from being told: a broker holds them back until the transaction
+/// that they are part of ends.
+const HIDDEN_OFFSETS: &str = ", which an open transaction hides if the broker is up (kafka-transactions.sh find-hanging finds one that nobody will end)";
+
 /// Where a partition starts when its group has no valid committed offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OffsetReset {
@@ -400,11 +404,16 @@ impl GroupConsumer {
     }
 
     fn start_offsets(&self, partitions: &[i32], wait: Duration) -> Result<TopicPartitionList, Error> {
-        let failed = |error: &KafkaError| {
-            Error::new(format!("reading the committed offsets of {}", self.topic), &self.brokers, error)
-        };
+        let doing = || format!("reading the committed offsets of {}", self.topic);
+        let failed = |error: &KafkaError| Error::new(doing(), &self.brokers, error);
         // A transaction that is still open on these offsets (UNSTABLE_OFFSET_COMMIT) is awaited inside.
-        let committed = self.inner.committed_offsets(self.list(partitions), wait).map_err(|error| failed(&error))?;
+        let committed = self.inner.committed_offsets(self.list(partitions), wait);
+        let committed = committed.map_err(|error| match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::OperationTimedOut) => {
+                Error::TimedOut { doing: format!("{}{HIDDEN_OFFSETS}", doing()), seconds: wait.as_secs() }
+            }
+            _ => failed(&error),
+        })?;
         let mut starts = TopicPartitionList::with_capacity(partitions.len());
         for element in committed.elements() {
             let start = match (element.offset(), self.reset) {
