@@ -1,7 +1,7 @@
 //! Bytes that nobody meant: the fuzzer's checks as property tests, and again with every input that is kept.
 
 #[path = "../fuzz/src/lib.rs"]
-mod fuzz;
+pub mod fuzz;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;

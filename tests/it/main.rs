@@ -1,5 +1,6 @@
 //! The integration tests: one binary, a file for each promise.
 
+mod allocations;
 mod bench;
 mod checked;
 mod checker;

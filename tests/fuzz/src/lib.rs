@@ -3,7 +3,7 @@
 //! The fuzzer (`fuzz_targets/`) and the property tests (`tests/it/hostile.rs`, which includes this file) call the same
 //! checks. Each takes any bytes, builds what it needs from them and panics when something does not hold.
 
-mod allocations;
+pub mod allocations;
 pub mod artifact;
 pub mod avro_record;
 mod choices;
