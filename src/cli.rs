@@ -632,6 +632,9 @@ pub struct Status {
     /// Wait until the fleet has converged, this long at most: for deployment scripts.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub wait: Option<Duration>,
+    /// The fleet has not converged before so many replicas report: those that are about to start count too.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub replicas: u32,
 }
 
 /// `modelstream produce`

@@ -192,6 +192,8 @@ pub struct Status {
     pub group: Option<String>,
     /// How long the fleet may take to converge.
     pub wait: Duration,
+    /// How many replicas there are to be.
+    pub replicas: usize,
 }
 
 /// Reads the settings of `modelstream status`.
@@ -204,7 +206,7 @@ pub fn status(status: &cli::Status) -> Result<Status, ConfigError> {
     if wait > WAIT_MAX {
         return Err(ConfigError::Relation(format!("--wait {wait:?}: expected at most {WAIT_MAX:?}")));
     }
-    Ok(Status { model, group: status.group.clone(), wait })
+    Ok(Status { model, group: status.group.clone(), wait, replicas: status.replicas as usize })
 }
 
 /// What `--latency`, `--balanced` and `--throughput` set.

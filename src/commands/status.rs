@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cli;
 use crate::config;
 use crate::kafka::{self, Connection};
-use crate::registry::fleet::{Standing, Verdict, View, have_converged};
+use crate::registry::fleet::{Standing, Verdict, View, have_converged, replicas};
 use crate::registry::follow::{Follower, Turn, replay, require_topics};
 use crate::registry::reports::FleetFollower;
 use crate::registry::{self, Topics};
@@ -33,7 +33,7 @@ pub fn run(common: &cli::Common, status: &cli::Status) -> Result<(), Error> {
         let view = View { state: watch.log.state(), topics: &topics, group, model, now_ms: unix_millis() };
         let standings = watch.fleet.fleet().standings(&view);
         let is_cut = watch.fleet.fleet().is_cut();
-        let converged = have_converged(&standings) && !is_cut;
+        let converged = have_converged(&standings, settings.replicas) && !is_cut;
         let said = summary(&standings, &settings, &topics, is_cut);
         if converged || Instant::now() >= deadline {
             show(common, &standings, converged)?;
@@ -160,6 +160,9 @@ fn summary(standings: &[Standing<'_>], settings: &config::Status, topics: &Topic
         .map(|standing| format!("{} ({})", print::printable(name(standing).1), standing.verdict.as_str()))
         .collect();
     match lagging.as_slice() {
+        [] if replicas(standings) < settings.replicas => {
+            format!("not converged: {} of {} replicas report", replicas(standings), settings.replicas)
+        }
         [] => format!("converged: {} of {} serve the version that is wanted", counting.len(), counting.len()),
         [first, rest @ ..] => {
             let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };

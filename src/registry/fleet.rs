@@ -3,7 +3,7 @@
 //! Each serving process writes one JSON document under the key `<group>/<instance>`, at every change and at every interval.
 //! How old a report is goes by the time of its record, which the broker gives: the clocks of the processes do not matter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -296,10 +296,16 @@ pub struct Standing<'f> {
     pub heard_ago: Duration,
 }
 
-/// Whether each replica that counts serves what it should, and there is one.
-pub fn have_converged(standings: &[Standing<'_>]) -> bool {
-    let mut counting = standings.iter().filter(|standing| standing.verdict != Verdict::Gone).peekable();
-    counting.peek().is_some() && counting.all(|standing| standing.verdict == Verdict::Converged)
+/// Whether each replica that counts serves what it should, and there are `expected` of them.
+pub fn have_converged(standings: &[Standing<'_>], expected: usize) -> bool {
+    let mut counting = standings.iter().filter(|standing| standing.verdict != Verdict::Gone);
+    counting.all(|standing| standing.verdict == Verdict::Converged) && replicas(standings) >= expected
+}
+
+/// How many replicas count: one that serves several models has a standing for each.
+pub fn replicas(standings: &[Standing<'_>]) -> usize {
+    let counting = standings.iter().filter(|standing| standing.verdict != Verdict::Gone);
+    counting.map(|standing| standing.key).collect::<BTreeSet<_>>().len()
 }
 
 impl Fleet {
@@ -496,7 +502,7 @@ mod tests {
         let (state, topics) = (two_versions(), topics());
         let view = View { state: &state, topics: &topics, group, model: only, now_ms: NOW_MS };
         let standings = fleet.standings(&view);
-        let converged = have_converged(&standings);
+        let converged = have_converged(&standings, 1);
         (standings.into_iter().map(|standing| (standing.verdict, standing.why)).collect(), converged)
     }
 

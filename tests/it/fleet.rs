@@ -45,7 +45,7 @@ fn a_fleet_converges_on_what_is_published_and_says_so() {
     cluster.publish_iris("iris", "7");
     let mut fleet = [replica(&cluster, &flow, "a", "iris"), replica(&cluster, &flow, "b", "iris:1")];
     fleet.iter().for_each(Serving::wait_until_ready);
-    let (code, document) = status(&cluster, &["--wait", "30s"]);
+    let (code, document) = status(&cluster, &["--wait", "30s", "--replicas", "2"]);
     assert_eq!((code, &document["converged"]), (Some(0), &Value::Bool(true)), "{document}");
     assert_eq!(states(&document), [("a", Some(1), "converged"), ("b", Some(1), "converged")]);
     let (first, lanes) = (&document["replicas"][0], &document["replicas"][0]["lanes"]);
@@ -88,11 +88,12 @@ fn a_refused_version_is_named_by_replica_and_reason() {
     let mut fleet = [replica(&cluster, &flow, "a", "iris"), replica(&cluster, &flow, "b", "iris:1")];
     fleet.iter().for_each(Serving::wait_until_ready);
     cluster.send(&cluster.log.models, [(Some(&b"version/iris/2"[..]), Some(&b"no manifest"[..]))]);
-    wait_until("the refusal is reported", || states(&status(&cluster, &[]).1)[0] == ("a", Some(1), "refused"));
+    let refused = [("a", Some(1), "refused"), ("b", Some(1), "converged")];
+    wait_until("the refusal is reported", || states(&status(&cluster, &[]).1) == refused);
 
     let (code, document) = status(&cluster, &[]);
     assert_eq!((code, &document["converged"]), (Some(8), &Value::Bool(false)));
-    assert_eq!(states(&document), [("a", Some(1), "refused"), ("b", Some(1), "converged")]);
+    assert_eq!(states(&document), refused);
     let why = document["replicas"][0]["why"].as_str().expect("a reason");
     assert!(why.starts_with("undecodable: "), "{why}");
     let said = failed_with(8, &cluster.arguments(&["status"]));
@@ -121,7 +122,7 @@ fn a_killed_replica_is_silent_and_a_stopped_one_is_not_there() {
     cluster.publish_iris("iris", "7");
     let mut fleet = ["a", "b", "c"].map(|instance| replica(&cluster, &flow, instance, "iris"));
     fleet.iter().for_each(Serving::wait_until_ready);
-    let (code, document) = status(&cluster, &["--wait", "30s"]);
+    let (code, document) = status(&cluster, &["--wait", "30s", "--replicas", "3"]);
     assert_eq!((code, states(&document).len()), (Some(0), 3));
 
     assert_eq!(fleet[1].stop(), Some(0));
@@ -138,6 +139,9 @@ fn a_killed_replica_is_silent_and_a_stopped_one_is_not_there() {
 
     let mut again = replica(&cluster, &flow, "c", "iris");
     assert_eq!(status(&cluster, &["--wait", "30s"]).0, Some(0), "its successor reports under its name");
+    assert_eq!(status(&cluster, &["--replicas", "2"]).0, Some(0));
+    let said = failed_with(8, &cluster.arguments(&["status", "--replicas", "3"]));
+    assert!(said.contains("not converged: 2 of 3 replicas report"), "{said}");
     assert_eq!((again.stop(), fleet[0].stop()), (Some(0), Some(0)));
     let (code, document) = status(&cluster, &[]);
     assert_eq!((code, states(&document)), (Some(8), Vec::new()), "nobody is left");

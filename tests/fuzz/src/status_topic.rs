@@ -36,7 +36,7 @@ pub fn check(bytes: &[u8]) {
     let view = View { state: &state, topics: &topics, group: None, model: None, now_ms: NOW_MS };
     let standings = fleet.standings(&view);
     assert!(standings.iter().any(|standing| standing.key == OTHER.0 && standing.verdict == Verdict::Unreadable));
-    assert!(!have_converged(&standings), "nobody serves a version that there is not");
+    assert!(!have_converged(&standings, 1), "nobody serves a version that there is not");
     assert!(standings.iter().all(|standing| standing.verdict != Verdict::Converged));
 }
 
