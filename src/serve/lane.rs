@@ -201,9 +201,14 @@ impl Lane {
             Remedy::Abort => {
                 tracing::warn!(%failure, "aborting the transaction; its records are read again");
                 self.metrics.transaction_ended(false);
-                if let Err(failure) = self.delivery.abort() {
-                    tracing::warn!(%failure, "making the producer anew");
-                    self.delivery.renew()?;
+                match self.delivery.abort() {
+                    Ok(()) => {}
+                    // Of a topic that is gone the next producer would have to find out anew, time and again.
+                    Err(failure) if failure.remedy() == Remedy::Stop => return Err(failure),
+                    Err(failure) => {
+                        tracing::warn!(%failure, "making the producer anew");
+                        self.delivery.renew()?;
+                    }
                 }
             }
             Remedy::Renew => {
@@ -409,7 +414,10 @@ impl Lane {
                 // committed is read again by whoever has the partitions then.
                 Err(Err(failure)) if failure.remedy() == Remedy::Rejoin => {
                     tracing::warn!(%failure, "the lane ends without its last commit; its records are read again");
-                    return self.delivery.abort();
+                    if let Err(failure) = self.delivery.abort() {
+                        tracing::warn!(%failure, "the broker aborts what is open, or the next process does");
+                    }
+                    return Ok(());
                 }
                 Err(Err(failure)) => return Err(failure),
             }

@@ -92,9 +92,20 @@ impl Producer {
         self.start(Call::Commit, 1, Calls::commit)?.outcome()
     }
 
-    /// Whether everything that was sent is delivered, which takes a moment at most. If not, an abort makes the producer useless.
-    pub fn is_delivered(&self) -> bool {
-        self.flush(ABORT_DELIVERY_WAIT) && self.take_failure().is_none()
+    /// Checks that everything that was sent is delivered, which takes a moment at most. If not, an abort makes the producer useless.
+    ///
+    /// # Errors
+    /// The first delivery that failed; or when some take longer.
+    pub fn check_delivered(&self) -> Result<(), Error> {
+        let delivered = self.flush(ABORT_DELIVERY_WAIT);
+        match self.take_failure() {
+            Some(failure) => Err(failure),
+            None if delivered => Ok(()),
+            None => {
+                let doing = "delivering the records of a transaction that is aborted".to_owned();
+                Err(Error::TimedOut { doing, seconds: ABORT_DELIVERY_WAIT.as_secs() })
+            }
+        }
     }
 
     /// Aborts the transaction. Where not all of its records are delivered, no other can be begun: librdkafka forgets those, and
@@ -105,7 +116,7 @@ impl Producer {
     /// # Errors
     /// When even that is not possible; the broker aborts it after the transaction's timeout.
     pub fn abort_transaction(&self) -> Result<(), Error> {
-        if !self.is_delivered() {
+        if self.check_delivered().is_err() {
             self.miscounts.set(true);
         }
         let abort = |calls: &Calls| {

@@ -70,10 +70,7 @@ impl Turn {
         if !self.is_open() {
             return Ok(());
         }
-        if !self.producer.is_delivered() {
-            let (doing, cause) = ("aborting the transaction".to_owned(), "not all of it is delivered".to_owned());
-            return Err(kafka::Error::Other { doing, cause, fatal: false });
-        }
+        self.producer.check_delivered().map_err(|failure| self.doubt(failure))?;
         self.producer.abort_transaction()?;
         self.opened = None;
         Ok(())
