@@ -16,7 +16,7 @@ use crate::cli::{self, Models};
 use crate::config;
 use crate::kafka::{self, Connection};
 use crate::model::signature::{CategoryRule, FeatureKind};
-use crate::model::{Artifact, Digest, Manifest, Refusal};
+use crate::model::{Manifest, Refusal};
 use crate::registry::decide::Wish;
 use crate::registry::fleet::{Fleet, Report};
 use crate::registry::follow::{FetchError, fetch_artifact, read_state};
@@ -335,11 +335,10 @@ fn verify(common: &cli::Common, connection: &Connection, topics: &Topics, model:
     let path = Path::new(model);
     let refused = |refusal| Error::Refused { what: model.to_owned(), refusal };
     let (digest, artifact) = if path.is_file() {
-        let bytes = read_artifact(path)?;
-        (Digest::of(&bytes), Artifact::decode(&bytes).map_err(refused)?)
+        read_artifact(path, model)?
     } else {
         let manifest = find(connection, topics, model)?;
-        (manifest.digest, fetch(connection, topics, &manifest)?.artifact().map_err(refused)?)
+        (manifest.digest, fetch(connection, topics, &manifest)?.into_artifact().map_err(refused)?)
     };
     let unproven = artifact.compile().map_err(refused)?;
     let golden_rows = unproven.golden_rows();

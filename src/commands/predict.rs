@@ -8,7 +8,6 @@ use serde_json::json;
 
 use crate::cli;
 use crate::config;
-use crate::model::{Artifact, Digest};
 use crate::pipeline::{CsvColumns, InputFormat, Outcome, OutputFormat, Scorer, ServedModel};
 
 use super::models;
@@ -76,15 +75,14 @@ fn load(common: &cli::Common, predict: &cli::Predict, input: &InputFormat) -> Re
     let (name, version, digest, artifact) = match (&predict.artifact, &predict.model) {
         (Some(path), _) => {
             let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-            let bytes = read_artifact(path)?;
-            let artifact = Artifact::decode(&bytes).map_err(refused(&name))?;
-            (name, 0, Digest::of(&bytes), artifact)
+            let (digest, artifact) = read_artifact(path, &name)?;
+            (name, 0, digest, artifact)
         }
         (None, model) => {
             let (connection, topics) = (config::connection(common)?, config::topics(common)?);
             let manifest = models::find(&connection, &topics, model.as_deref().unwrap_or_default())?;
             let artifact =
-                models::fetch(&connection, &topics, &manifest)?.artifact().map_err(refused(&manifest.model))?;
+                models::fetch(&connection, &topics, &manifest)?.into_artifact().map_err(refused(&manifest.model))?;
             (manifest.model, manifest.version, manifest.digest, artifact)
         }
     };

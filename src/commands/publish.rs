@@ -1,12 +1,15 @@
 //! `modelstream publish`
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::cli;
 use crate::config;
-use crate::model::artifact::ARTIFACT_BYTES_MAX;
+use crate::model::artifact::{ARTIFACT_BYTES_MAX, Digested};
+use crate::model::{Artifact, Digest};
 use crate::registry::publish::{Published, Request, Source, publish};
 
 use super::{Error, print};
@@ -77,11 +80,23 @@ pub fn publish_with_bar(
     Ok(published?)
 }
 
-/// Reads a model file, unless it is larger than an artifact may be.
+/// Reads what a model file says, with its digest; nothing of it is verified yet.
+///
+/// # Errors
+/// When it cannot be read, is too large, or is no artifact; then `what` is refused.
+pub fn read_artifact(path: &Path, what: &str) -> Result<(Digest, Artifact), Error> {
+    check_size(path)?;
+    let file = File::open(path).map_err(|source| Error::Io { doing: format!("reading {}", path.display()), source })?;
+    let mut source = Digested::new(BufReader::new(file));
+    let artifact = Artifact::read(&mut source).map_err(|refusal| Error::Refused { what: what.to_owned(), refusal })?;
+    Ok((source.finish().1, artifact))
+}
+
+/// Reads a model file's bytes, unless it is larger than an artifact may be.
 ///
 /// # Errors
 /// When it cannot be read or is too large.
-pub fn read_artifact(path: &Path) -> Result<Vec<u8>, Error> {
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>, Error> {
     check_size(path)?;
     std::fs::read(path).map_err(|source| Error::Io { doing: format!("reading {}", path.display()), source })
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -129,6 +129,48 @@ impl DigestHasher {
     }
 }
 
+/// Takes the digest of what is read through it.
+pub struct Digested<R> {
+    source: R,
+    bytes: u64,
+    hasher: DigestHasher,
+}
+
+impl<R: BufRead> Digested<R> {
+    /// Nothing was read yet.
+    pub fn new(source: R) -> Digested<R> {
+        Digested { source, bytes: 0, hasher: Digest::hasher() }
+    }
+
+    /// The number of bytes that were read, and their digest.
+    pub fn finish(self) -> (u64, Digest) {
+        (self.bytes, self.hasher.finish())
+    }
+}
+
+impl<R: BufRead> io::Read for Digested<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(into)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl<R: BufRead> BufRead for Digested<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.source.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        // The source still has what it showed.
+        if let Ok(there) = self.source.fill_buf() {
+            self.hasher.update(&there[..count]);
+        }
+        self.bytes += count as u64;
+        self.source.consume(count);
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -165,16 +207,16 @@ impl Artifact {
     /// A [`Refusal`] when the bytes are too many, are no artifact, are of a newer format, or hold lists beyond the limits.
     pub fn decode(bytes: &[u8]) -> Result<Artifact, Refusal> {
         within("the artifact's size in bytes", bytes.len(), ARTIFACT_BYTES_MAX)?;
-        Artifact::read(|| Ok(bytes))
+        Artifact::read(bytes)
     }
 
-    /// As [`Artifact::decode`], from a source that is read twice and holds at most [`ARTIFACT_BYTES_MAX`] bytes, so that a large
+    /// As [`Artifact::decode`], from a source that holds at most [`ARTIFACT_BYTES_MAX`] bytes, so that a large
     /// artifact's bytes need not be in memory beside what they say.
     ///
     /// # Errors
     /// As [`Artifact::decode`]; also when the source cannot be read.
-    pub fn read<R: BufRead>(open: impl Fn() -> std::io::Result<R>) -> Result<Artifact, Refusal> {
-        let artifact: Artifact = AVRO.read(open)?;
+    pub fn read(source: impl BufRead) -> Result<Artifact, Refusal> {
+        let artifact: Artifact = AVRO.read(source)?;
         if artifact.format != FORMAT {
             return Err(Refusal::newer("artifact", format!("number {}", artifact.format)));
         }

@@ -4,21 +4,18 @@
 //! form in little-endian order, the datum (Avro specification 1.12, "Single-object encoding"). Only data of our own schemas is
 //! ever decoded: a writer's schema from elsewhere could ask for any amount of memory.
 
-mod bounds;
+mod datum;
 
 use std::io::{BufRead, Read as _};
-use std::sync::Once;
 
 use apache_avro::Schema;
 use apache_avro::rabin::Rabin;
-use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::writer::datum::GenericDatumWriter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Refusal;
-use super::artifact::ARTIFACT_BYTES_MAX;
-use bounds::Shape;
+use datum::Shape;
 
 /// What single-object encoding starts with.
 const MARKER: [u8; 2] = [0xC3, 0x01];
@@ -75,39 +72,15 @@ impl Format {
         Ok(bytes)
     }
 
-    /// Reads a framed datum that fills `bytes` exactly.
-    ///
-    /// # Errors
-    /// As [`Format::read`].
-    pub(super) fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, Refusal> {
-        self.read(|| Ok(bytes))
-    }
-
-    /// Reads a framed datum from a source that holds nothing else: twice, because it is checked first and decoded then. So memory
-    /// for the bytes themselves is not needed.
+    /// Reads a framed datum from a source that holds nothing else. Memory is taken for what was read, never for what is
+    /// claimed.
     ///
     /// # Errors
     /// [`Refusal::ForeignFormat`] for formats of others that we know by name, [`Refusal::NewerFormat`] for the frame of a
-    /// schema that this binary does not have, [`Refusal::Undecodable`] for everything else, a source that cannot be read
-    /// included.
-    pub(super) fn read<T: DeserializeOwned, R: BufRead>(
-        &self,
-        open: impl Fn() -> std::io::Result<R>,
-    ) -> Result<T, Refusal> {
-        let unreadable = |error: std::io::Error| Refusal::Undecodable(format!("the {}: {error}", self.what));
-        let mut source = open().map_err(unreadable)?;
-        let framed = self.framed(&mut source)?;
-        framed.shape.check(source, self.what)?;
-        limit_allocation();
-        let mut source = open().map_err(unreadable)?;
-        source.read_exact(&mut [0; HEADER_BYTES]).map_err(unreadable)?;
-        let broken = |error: apache_avro::Error| Refusal::Undecodable(format!("the {}: {error}", self.what));
-        let reader = GenericDatumReader::builder(&framed.schema).build().map_err(broken)?;
-        let value = reader.read_deser(&mut source).map_err(broken)?;
-        match source.fill_buf().map_err(unreadable)? {
-            [] => Ok(value),
-            _ => Err(Refusal::Undecodable(format!("bytes stand behind the {}", self.what))),
-        }
+    /// schema that this binary does not have, [`Refusal::TooLarge`] for too many list items, [`Refusal::Undecodable`] for
+    /// everything else, a source that cannot be read included.
+    pub(super) fn read<T: DeserializeOwned>(&self, mut source: impl BufRead) -> Result<T, Refusal> {
+        self.framed(&mut source)?.shape.read(source, self.what)
     }
 
     /// Reads the frame's header and finds its schema.
@@ -125,15 +98,6 @@ impl Format {
         let known = self.schemas.iter().find(|framed| framed.header == start[..]);
         known.ok_or_else(|| Refusal::newer(self.what, hex(&start[2..])))
     }
-}
-
-/// Lets apache-avro read strings up to the size of the largest artifact; what is not there was refused before. The limit is
-/// the process's, set once.
-fn limit_allocation() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        apache_avro::util::max_allocation_bytes(ARTIFACT_BYTES_MAX);
-    });
 }
 
 /// Bytes as lower-case hexadecimal digits.
@@ -186,46 +150,78 @@ pub(super) mod long_matrix {
     }
 }
 
-/// Arrays of numbers as little-endian bytes, so that any reader maps them without a loop over Avro items.
+/// Arrays of numbers as little-endian bytes, so that any reader maps them without a loop over Avro items. In memory
+/// they are a `Vec` or [`Pieces`](super::Pieces).
 macro_rules! bytes_of {
     ($module:ident, $number:ty) => {
         pub(super) mod $module {
             use std::fmt;
+            use std::marker::PhantomData;
 
-            use serde::de::{Error, Visitor};
+            use serde::de::{DeserializeSeed, Error, SeqAccess, Visitor};
             use serde::{Deserializer, Serializer};
 
             const WIDTH: usize = size_of::<$number>();
 
-            pub(in crate::model) fn serialize<S: Serializer>(
-                numbers: &[$number],
+            pub(in crate::model) fn serialize<'n, C, S: Serializer>(
+                numbers: &'n C,
                 serializer: S,
-            ) -> Result<S::Ok, S::Error> {
-                let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            ) -> Result<S::Ok, S::Error>
+            where
+                &'n C: IntoIterator<Item = &'n $number>,
+            {
+                let bytes: Vec<u8> = numbers.into_iter().flat_map(|number| number.to_le_bytes()).collect();
                 serializer.serialize_bytes(&bytes)
             }
 
-            pub(in crate::model) fn deserialize<'de, D: Deserializer<'de>>(
+            pub(in crate::model) fn deserialize<'de, C: Default + Extend<$number>, D: Deserializer<'de>>(
                 deserializer: D,
-            ) -> Result<Vec<$number>, D::Error> {
-                deserializer.deserialize_byte_buf(Numbers)
+            ) -> Result<C, D::Error> {
+                deserializer.deserialize_seq(Numbers(PhantomData))
             }
 
-            struct Numbers;
+            /// All portions of the bytes.
+            struct Numbers<C>(PhantomData<C>);
 
-            impl Visitor<'_> for Numbers {
-                type Value = Vec<$number>;
+            impl<'de, C: Default + Extend<$number>> Visitor<'de> for Numbers<C> {
+                type Value = C;
 
                 fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                     write!(f, "a multiple of {WIDTH} bytes")
                 }
 
-                fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<$number>, E> {
+                fn visit_seq<A: SeqAccess<'de>>(self, mut portions: A) -> Result<C, A::Error> {
+                    let mut numbers = C::default();
+                    while let Some(()) = portions.next_element_seed(Portion(&mut numbers))? {}
+                    Ok(numbers)
+                }
+            }
+
+            /// What the next portion is appended to.
+            struct Portion<'c, C>(&'c mut C);
+
+            impl<'de, C: Extend<$number>> DeserializeSeed<'de> for Portion<'_, C> {
+                type Value = ();
+
+                fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+                    deserializer.deserialize_bytes(self)
+                }
+            }
+
+            impl<C: Extend<$number>> Visitor<'_> for Portion<'_, C> {
+                type Value = ();
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    write!(f, "a multiple of {WIDTH} bytes")
+                }
+
+                fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<(), E> {
                     let (numbers, rest) = bytes.as_chunks::<WIDTH>();
                     if !rest.is_empty() {
                         return Err(E::invalid_length(bytes.len(), &self));
                     }
-                    Ok(numbers.iter().map(|number| <$number>::from_le_bytes(*number)).collect())
+                    self.0.extend(numbers.iter().map(|number| <$number>::from_le_bytes(*number)));
+                    Ok(())
                 }
             }
         }

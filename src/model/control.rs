@@ -105,7 +105,7 @@ impl Control {
     /// A [`Refusal`] when the bytes are too many or no control record, are of a newer format, or a number is out of its range.
     pub fn decode(bytes: &[u8]) -> Result<Control, Refusal> {
         within("the control record's size in bytes", bytes.len(), CONTROL_BYTES_MAX)?;
-        let control: Control = AVRO.decode(bytes)?;
+        let control: Control = AVRO.read(bytes)?;
         if control.format != FORMAT {
             return Err(Refusal::newer("control record", format!("number {}", control.format)));
         }

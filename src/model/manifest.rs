@@ -112,7 +112,7 @@ impl Manifest {
     /// A [`Refusal`] when the bytes are too many or no manifest, are of a newer format, or a number is out of its range.
     pub fn decode(bytes: &[u8]) -> Result<Manifest, Refusal> {
         within("the manifest's size in bytes", bytes.len(), MANIFEST_BYTES_MAX)?;
-        let manifest: Manifest = AVRO.decode(bytes)?;
+        let manifest: Manifest = AVRO.read(bytes)?;
         if !(1..=FORMAT).contains(&manifest.format) {
             return Err(Refusal::newer("manifest", format!("number {}", manifest.format)));
         }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::avro;
+use super::{Pieces, avro};
 
 pub(super) mod kernel;
 #[cfg(test)]
@@ -13,7 +13,8 @@ mod oracle;
 /// In [`TreeEnsemble::features`]: this node is a leaf.
 pub const LEAF: u16 = u16::MAX;
 
-/// A forest as parallel arrays over all nodes of all trees, tree after tree.
+/// A forest as parallel arrays over all nodes of all trees, tree after tree; in pieces, which are freed while it is
+/// compiled.
 ///
 /// Within a tree the root is node 0, nodes stand in breadth-first order, and the right child follows the left one.
 /// A row goes left where `value <= threshold`. Thresholds were rounded toward minus infinity to `f32`, so that comparing
@@ -27,16 +28,16 @@ pub struct TreeEnsemble {
     pub tree_sizes: Vec<u32>,
     /// A node's column, or [`LEAF`].
     #[serde(with = "avro::u16_bytes")]
-    pub features: Vec<u16>,
+    pub features: Pieces<u16>,
     /// A node's threshold; 0 in a leaf.
     #[serde(with = "avro::f32_bytes")]
-    pub thresholds: Vec<f32>,
+    pub thresholds: Pieces<f32>,
     /// Of a split: the left child's position within its tree. Of a leaf: the class (vote), else the index into `leaf_values`.
     #[serde(with = "avro::u32_bytes")]
-    pub children: Vec<u32>,
+    pub children: Pieces<u32>,
     /// The values of leaves, where the leaves hold numbers; empty for a vote.
     #[serde(with = "avro::f64_bytes")]
-    pub leaf_values: Vec<f64>,
+    pub leaf_values: Pieces<f64>,
 }
 
 /// How the leaves that a row reaches become its prediction.
@@ -117,14 +118,15 @@ impl TreeEnsemble {
         self.features.len()
     }
 
-    /// How many steps the longest walk from the first of a tree's `nodes` takes; children stand behind their parent.
-    pub(super) fn height(&self, nodes: Range<usize>) -> u32 {
-        let mut heights = vec![0; nodes.len()];
+    /// How many steps the longest walk from the first of a tree's `nodes` takes, as far as 16 bits count; children stand behind
+    /// their parent.
+    pub(super) fn height(&self, nodes: Range<usize>) -> u16 {
+        let mut heights = vec![0_u16; nodes.len()];
         for position in (0..nodes.len()).rev() {
             let node = nodes.start + position;
             if self.features[node] != LEAF {
                 let left = self.children[node] as usize;
-                heights[position] = 1 + heights[left].max(heights[left + 1]);
+                heights[position] = heights[left].max(heights[left + 1]).saturating_add(1);
             }
         }
         heights[0]
@@ -164,7 +166,7 @@ mod tests {
         ];
         let mut trees = TreeEnsemble::new(Aggregation::Vote);
         trees.push_tree(&nodes);
-        assert_eq!(trees.features, [0, 1, LEAF, LEAF, LEAF]);
-        assert_eq!(trees.children, [1, 3, 2, 0, 1]);
+        assert!(trees.features.iter().eq(&[0, 1, LEAF, LEAF, LEAF]));
+        assert!(trees.children.iter().eq(&[1, 3, 2, 0, 1]));
     }
 }

@@ -239,7 +239,7 @@ fn check_trees(trees: &TreeEnsemble, columns: usize, classes: usize) -> Result<(
         require(*size > 0, || format!("tree {tree} has no nodes"))?;
         check_tree(trees, start..start + *size as usize, columns, leaves)
             .map_err(|why| Refusal::Structure(format!("tree {tree}: {why}")))?;
-        within("the depth of a tree", trees.height(start..start + *size as usize) as usize, DEPTH_MAX)?;
+        within("the depth of a tree", usize::from(trees.height(start..start + *size as usize)), DEPTH_MAX)?;
         start += *size as usize;
     }
     Ok(())
@@ -407,7 +407,7 @@ mod tests {
             ("a threshold that is no number", |trees| trees.thresholds[0] = f32::NAN),
             ("sizes that do not add up", |trees| trees.tree_sizes[0] = 2),
             ("a tree without nodes", |trees| trees.tree_sizes.insert(0, 0)),
-            ("arrays of different lengths", |trees| trees.thresholds.truncate(2)),
+            ("arrays of different lengths", |trees| trees.thresholds.push(0.5)),
         ];
         for (name, damage) in hostile {
             let mut trees = stump();

@@ -1,9 +1,9 @@
 //! Pure: the chunks of an artifact, as a topic's records, become its bytes.
 
 use crate::model::artifact::ARTIFACT_BYTES_MAX;
-use crate::model::{Manifest, Refusal};
+use crate::model::{Manifest, Pieces, Refusal};
 
-use super::stored::{Pieces, StoredArtifact};
+use super::stored::StoredArtifact;
 
 /// The most stored bytes of an artifact: what does not compress grows a little.
 pub const STORED_BYTES_MAX: u64 = ARTIFACT_BYTES_MAX as u64 + (ARTIFACT_BYTES_MAX as u64 >> 7);
@@ -12,7 +12,7 @@ pub const STORED_BYTES_MAX: u64 = ARTIFACT_BYTES_MAX as u64 + (ARTIFACT_BYTES_MA
 #[derive(Debug)]
 pub struct Assembler<'m> {
     manifest: &'m Manifest,
-    pieces: Pieces,
+    pieces: Pieces<u8>,
     next_chunk: u32,
 }
 
@@ -41,7 +41,7 @@ impl<'m> Assembler<'m> {
 
     /// The bytes that came.
     pub fn bytes(&self) -> u64 {
-        self.pieces.len()
+        self.pieces.len() as u64
     }
 
     /// Takes in the next record of the artifacts topic; records of others are passed over.
@@ -63,7 +63,7 @@ impl<'m> Assembler<'m> {
             let (chunk, bytes) = (self.next_chunk, value.len());
             return Err(Refusal::Chunks(format!("chunk {chunk} has {bytes} bytes where 1 to {room} are left")));
         }
-        self.pieces.push(value);
+        self.pieces.extend_from_slice(value);
         self.next_chunk += 1;
         Ok(())
     }

@@ -10,14 +10,14 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::kafka::{self, Connection};
-use crate::model::artifact::Evaluation;
+use crate::model::artifact::{Digested, Evaluation};
 use crate::model::manifest::{Chunks, Compression, FORMAT, Stored, chunk_key};
 use crate::model::{Artifact, Digest, Manifest, Refusal, Signature};
 
 use super::record::version_key;
 use super::selector::is_model_name;
 use super::state::{Entry, State};
-use super::stored::{compressed, measure};
+use super::stored::compressed;
 use super::writer::{Author, WRITE_TIMEOUT, Writer};
 use super::{CHUNK_BYTES, Error, Topics};
 
@@ -29,7 +29,7 @@ const LINE_BYTES_A_SECOND: u64 = 2_000_000;
 /// The longest that a broker lets a transaction be open, by its default `transaction.max.timeout.ms`.
 const TRANSACTION_TIMEOUT_MAX: Duration = Duration::from_secs(900);
 
-/// Where an artifact's bytes are. They are read several times, so that a large file need not be in memory.
+/// Where an artifact's bytes are. They are read twice, so that a large file need not be in memory.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
     /// In memory.
@@ -88,8 +88,7 @@ pub fn publish(
     if !is_model_name(request.model) {
         return Err(Error::BadName(request.model.to_owned()));
     }
-    let Card { algorithm, hyper_parameters, signature, evaluation } = checked(request)?;
-    let (bytes, digest) = request.source.open().and_then(measure).map_err(Error::Artifact)?;
+    let Card { algorithm, hyper_parameters, signature, evaluation, bytes, digest } = checked(request)?;
     let timeout = (WRITE_TIMEOUT + Duration::from_secs(bytes / LINE_BYTES_A_SECOND)).min(TRANSACTION_TIMEOUT_MAX);
     let (writer, state) = Writer::take_over(connection, topics, author, request.model, timeout)?;
     let version = match claim(&state, request, digest)? {
@@ -134,8 +133,11 @@ fn refused(request: &Request<'_>, refusal: Refusal) -> Error {
     Error::Refused { model: request.model.to_owned(), version: request.version.unwrap_or_default(), refusal }
 }
 
-/// What a manifest repeats of its artifact.
+/// What a manifest says of its artifact.
 struct Card {
+    /// The number of its bytes.
+    bytes: u64,
+    digest: Digest,
     algorithm: String,
     hyper_parameters: BTreeMap<String, String>,
     signature: Signature,
@@ -144,8 +146,12 @@ struct Card {
 
 /// What a server would refuse is not published.
 fn checked(request: &Request<'_>) -> Result<Card, Error> {
-    let artifact = Artifact::read(|| request.source.open()).map_err(|refusal| refused(request, refusal))?;
+    let mut source = Digested::new(request.source.open().map_err(Error::Artifact)?);
+    let artifact = Artifact::read(&mut source).map_err(|refusal| refused(request, refusal))?;
+    let (bytes, digest) = source.finish();
     let card = Card {
+        bytes,
+        digest,
         algorithm: artifact.algorithm.clone(),
         hyper_parameters: artifact.hyper_parameters.clone(),
         signature: artifact.signature.clone(),

@@ -2,8 +2,9 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 
+use crate::model::artifact::Digested;
 use crate::model::manifest::Compression;
-use crate::model::{Artifact, Digest, Manifest, Refusal};
+use crate::model::{Artifact, Digest, Manifest, Pieces, Refusal};
 
 /// How hard artifacts are compressed: zstd's own default. Higher levels take many times as long for some percent.
 const LEVEL: i32 = 3;
@@ -11,43 +12,9 @@ const LEVEL: i32 = 3;
 const WINDOW_LOG_MAX: u32 = 23;
 /// What is read at once.
 const BUFFER_BYTES: usize = 128 * 1024;
-/// The size of the pieces that bytes are held in: to grow, nothing is copied.
-const PIECE_BYTES: usize = 512 * 1024;
-
-/// Bytes in pieces, so that a large artifact takes no second place in memory while it grows.
-#[derive(Debug, Default)]
-pub(super) struct Pieces {
-    pieces: Vec<Vec<u8>>,
-    /// Of all of them.
-    bytes: u64,
-}
-
-impl Pieces {
-    pub(super) fn push(&mut self, mut bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        while !bytes.is_empty() {
-            if self.pieces.last().is_none_or(|last| last.len() >= PIECE_BYTES) {
-                self.pieces.push(Vec::new());
-            }
-            let Some(last) = self.pieces.last_mut() else { return };
-            let (here, rest) = bytes.split_at(bytes.len().min(PIECE_BYTES - last.len()));
-            last.extend_from_slice(here);
-            bytes = rest;
-        }
-    }
-
-    pub(super) fn len(&self) -> u64 {
-        self.bytes
-    }
-
-    pub(super) fn reader(&self) -> impl BufRead + '_ {
-        PiecesReader { pieces: &self.pieces, at: 0 }
-    }
-}
-
-impl Write for Pieces {
+impl Write for Pieces<u8> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.push(bytes);
+        self.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -56,13 +23,21 @@ impl Write for Pieces {
     }
 }
 
-struct PiecesReader<'p> {
-    pieces: &'p [Vec<u8>],
-    /// In the first piece.
+/// Reads pieces, and lets go of each that is read to its end.
+struct PiecesReader<I: Iterator> {
+    piece: Option<I::Item>,
+    /// In the piece.
     at: usize,
+    rest: I,
 }
 
-impl Read for PiecesReader<'_> {
+impl<I: Iterator<Item: AsRef<[u8]>>> PiecesReader<I> {
+    fn new(mut pieces: I) -> PiecesReader<I> {
+        PiecesReader { piece: pieces.next(), at: 0, rest: pieces }
+    }
+}
+
+impl<I: Iterator<Item: AsRef<[u8]>>> Read for PiecesReader<I> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.fill_buf()?.read(into)?;
         self.consume(count);
@@ -70,14 +45,12 @@ impl Read for PiecesReader<'_> {
     }
 }
 
-impl BufRead for PiecesReader<'_> {
+impl<I: Iterator<Item: AsRef<[u8]>>> BufRead for PiecesReader<I> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while let [first, rest @ ..] = self.pieces
-            && self.at == first.len()
-        {
-            (self.pieces, self.at) = (rest, 0);
+        while self.piece.as_ref().is_some_and(|piece| piece.as_ref().len() == self.at) {
+            (self.piece, self.at) = (self.rest.next(), 0);
         }
-        Ok(self.pieces.first().map_or(&[], |first| &first[self.at..]))
+        Ok(self.piece.as_ref().map_or(&[], |piece| &piece.as_ref()[self.at..]))
     }
 
     fn consume(&mut self, count: usize) {
@@ -88,7 +61,7 @@ impl BufRead for PiecesReader<'_> {
 /// An artifact's bytes as they are stored, which have the digest that the manifest says.
 #[derive(Debug)]
 pub struct StoredArtifact {
-    pieces: Pieces,
+    pieces: Pieces<u8>,
     compression: Option<Compression>,
     artifact_bytes: u64,
     digest: Digest,
@@ -99,12 +72,12 @@ impl StoredArtifact {
     ///
     /// # Errors
     /// [`Refusal::Chunks`] when they are fewer bytes than the manifest says, [`Refusal::Digest`] when they are others.
-    pub(super) fn new(manifest: &Manifest, pieces: Pieces) -> Result<StoredArtifact, Refusal> {
-        if pieces.len() != manifest.stored_bytes() {
-            let (have, expected) = (pieces.len(), manifest.stored_bytes());
+    pub(super) fn new(manifest: &Manifest, pieces: Pieces<u8>) -> Result<StoredArtifact, Refusal> {
+        let (have, expected) = (pieces.len() as u64, manifest.stored_bytes());
+        if have != expected {
             return Err(Refusal::Chunks(format!("they hold {have} bytes, the manifest says {expected}")));
         }
-        let (_, actual) = measure(pieces.reader()).map_err(unreadable)?;
+        let (_, actual) = measure(PiecesReader::new(pieces.pieces())).map_err(unreadable)?;
         expect(actual, manifest.stored_digest())?;
         let compression = manifest.stored.map(|stored| stored.compression);
         Ok(StoredArtifact { pieces, compression, artifact_bytes: manifest.artifact_bytes, digest: manifest.digest })
@@ -126,14 +99,7 @@ impl StoredArtifact {
     /// # Errors
     /// When there is no memory for the decompressor.
     pub fn open(&self) -> io::Result<Box<dyn BufRead + '_>> {
-        match self.compression {
-            None => Ok(Box::new(self.pieces.reader())),
-            Some(Compression::Zstd) => {
-                let mut decoder = zstd::Decoder::with_buffer(self.pieces.reader())?.single_frame();
-                decoder.window_log_max(WINDOW_LOG_MAX)?;
-                Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, decoder.take(self.artifact_bytes + 1))))
-            }
-        }
+        decompressed(PiecesReader::new(self.pieces.pieces()), self.compression, self.artifact_bytes)
     }
 
     /// Reads the artifact; what it says is not verified yet.
@@ -142,7 +108,18 @@ impl StoredArtifact {
     /// A [`Refusal`] when the bytes are not those that the manifest promises, or no artifact.
     pub fn artifact(&self) -> Result<Artifact, Refusal> {
         self.verify()?;
-        Artifact::read(|| self.open())
+        self.open().map_err(unreadable).and_then(Artifact::read)
+    }
+
+    /// As [`StoredArtifact::artifact`]; the stored bytes are freed as they are read, so that they are not in memory
+    /// beside the whole artifact.
+    ///
+    /// # Errors
+    /// As [`StoredArtifact::artifact`].
+    pub fn into_artifact(self) -> Result<Artifact, Refusal> {
+        self.verify()?;
+        let pieces = PiecesReader::new(self.pieces.into_pieces());
+        decompressed(pieces, self.compression, self.artifact_bytes).map_err(unreadable).and_then(Artifact::read)
     }
 
     /// Writes the artifact's bytes.
@@ -156,7 +133,7 @@ impl StoredArtifact {
 
     /// The bytes as they are stored.
     pub fn stored(&self) -> impl BufRead + '_ {
-        self.pieces.reader()
+        PiecesReader::new(self.pieces.pieces())
     }
 
     fn verify(&self) -> Result<(), Refusal> {
@@ -170,6 +147,21 @@ impl StoredArtifact {
             return Err(Refusal::Undecodable(format!("decompressed it has {what} than the {expected} bytes promised")));
         }
         expect(actual, self.digest)
+    }
+}
+
+fn decompressed<'s>(
+    stored: impl BufRead + 's,
+    compression: Option<Compression>,
+    artifact_bytes: u64,
+) -> io::Result<Box<dyn BufRead + 's>> {
+    match compression {
+        None => Ok(Box::new(stored)),
+        Some(Compression::Zstd) => {
+            let mut decoder = zstd::Decoder::with_buffer(stored)?.single_frame();
+            decoder.window_log_max(WINDOW_LOG_MAX)?;
+            Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, decoder.take(artifact_bytes + 1))))
+        }
     }
 }
 
@@ -188,17 +180,14 @@ fn unreadable(error: io::Error) -> Refusal {
 ///
 /// # Errors
 /// When they cannot be read.
-pub(super) fn measure(mut reader: impl BufRead) -> io::Result<(u64, Digest)> {
-    let (mut bytes, mut hasher) = (0, Digest::hasher());
+fn measure(reader: impl BufRead) -> io::Result<(u64, Digest)> {
+    let mut digested = Digested::new(reader);
     loop {
-        let there = reader.fill_buf()?;
-        if there.is_empty() {
-            return Ok((bytes, hasher.finish()));
+        let count = digested.fill_buf()?.len();
+        if count == 0 {
+            return Ok(digested.finish());
         }
-        hasher.update(there);
-        let count = there.len();
-        bytes += count as u64;
-        reader.consume(count);
+        digested.consume(count);
     }
 }
 
@@ -232,9 +221,9 @@ mod tests {
         stored
     }
 
-    fn pieces(bytes: &[u8]) -> Pieces {
+    fn pieces(bytes: &[u8]) -> Pieces<u8> {
         let mut pieces = Pieces::default();
-        bytes.chunks(100_000).for_each(|chunk| pieces.push(chunk));
+        bytes.chunks(100_000).for_each(|chunk| pieces.extend_from_slice(chunk));
         pieces
     }
 

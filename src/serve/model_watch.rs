@@ -260,9 +260,11 @@ impl ModelWatch {
             lock(&self.status).loading = Some(loading);
         });
         let served = fetched.and_then(|stored| {
-            let artifact = stored.artifact()?;
-            // Before the model takes memory too.
-            let stored = self.cache.is_some().then_some(stored);
+            // Without a copy to keep, the stored bytes go while the artifact is read.
+            let (artifact, stored) = match self.cache {
+                Some(_) => (stored.artifact()?, Some(stored)),
+                None => (stored.into_artifact()?, None),
+            };
             Ok((self.prove(manifest, artifact)?, stored))
         });
         lock(&self.status).loading = None;
@@ -308,7 +310,7 @@ impl ModelWatch {
             }
         };
         let Some((manifest, stored)) = kept else { return };
-        match stored.artifact().and_then(|artifact| self.prove(&manifest, artifact)) {
+        match stored.into_artifact().and_then(|artifact| self.prove(&manifest, artifact)) {
             Ok(model) => {
                 tracing::warn!(
                     model = %self.selector, version = model.version,

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use modelstream::model::artifact::{Evaluation, FORMAT, GoldenRow, GoldenValue};
 use modelstream::model::linear::Link;
 use modelstream::model::tree_ensemble::Aggregation;
-use modelstream::model::{Artifact, Block, Digest, Linear, Model, Predictions, Predictor, Signature, TreeEnsemble};
+use modelstream::model::{
+    Artifact, Block, Digest, Linear, Model, Pieces, Predictions, Predictor, Signature, TreeEnsemble,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -90,6 +92,8 @@ impl Document {
         let Artifact { format, algorithm, hyper_parameters, signature, predictor, evaluation, golden_rows } = artifact;
         let predictor = match predictor {
             Predictor::TreeEnsemble(TreeEnsemble { tree_sizes, features, thresholds, children, .. }) => {
+                let features = features.into_iter().collect();
+                let (thresholds, children) = (thresholds.into_iter().collect(), children.into_iter().collect());
                 Lists::Vote { tree_sizes, features, thresholds, children }
             }
             Predictor::Linear(Linear { link, coefficients, intercepts }) => {
@@ -104,7 +108,9 @@ impl Document {
         let Document { format, algorithm, hyper_parameters, signature, predictor, evaluation, golden_rows } = self;
         let predictor = match predictor {
             Lists::Vote { tree_sizes, features, thresholds, children } => {
-                let (aggregation, leaf_values) = (Aggregation::Vote, Vec::new());
+                let (aggregation, leaf_values) = (Aggregation::Vote, Pieces::default());
+                let features = features.into_iter().collect();
+                let (thresholds, children) = (thresholds.into_iter().collect(), children.into_iter().collect());
                 let trees = TreeEnsemble { aggregation, tree_sizes, features, thresholds, children, leaf_values };
                 Predictor::TreeEnsemble(trees)
             }

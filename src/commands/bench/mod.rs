@@ -30,7 +30,7 @@ use crate::registry::publish::{Request, Source, publish};
 use crate::registry::{Author, Topics, Trust};
 use crate::shutdown::{self, Stop};
 
-use super::publish::read_artifact;
+use super::publish::read_bytes;
 use super::{Error, models, print};
 use load::Sender;
 use process::{Process, Usage};
@@ -193,7 +193,7 @@ impl<'a> Run<'a> {
                 let manifest = models::find(connection, &names.log, &selector.to_string())?;
                 (models::fetch_bytes(connection, &names.log, &manifest)?, selector.to_string())
             }
-            ModelSource::File(path) => (read_artifact(path)?, MODEL.to_owned()),
+            ModelSource::File(path) => (read_bytes(path)?, MODEL.to_owned()),
             ModelSource::BuiltIn => (super::train::fit_csv(IRIS, TARGET, "random-forest", None)?.0, MODEL.to_owned()),
         };
         let artifact = Artifact::decode(&bytes)

@@ -8,7 +8,7 @@
 //! longest path of its sixteen has, and [`STRIDE`] more.
 //!
 //! A node takes 8 bytes ([`Narrow`]), or 12 in a forest too large for that ([`Wide`]); its place in its tree is the artifact's,
-//! whose arrays are not kept. Numbers are compared as unsigned integers of the same order ([`key`]), because the processor adds
+//! whose arrays are freed while it is compiled, and of which only the leaves' values stay. Numbers are compared as unsigned integers of the same order ([`key`]), because the processor adds
 //! the result of that to the child in one instruction. Rows are transposed, sixteen at a time and only the columns that the
 //! forest compares, into a tile that stays in cache while every tree passes over it. Leaves are added up in the order
 //! of the trees, which makes a sum of `f64` the same in a block as alone.
@@ -21,7 +21,7 @@
 //! all leaves with each class is no quicker either. A tenth is not worth a second walk beside this one.
 
 use super::{Aggregation, LEAF, TreeEnsemble};
-use crate::model::{Block, Predictions, Scratch};
+use crate::model::{Block, Pieces, Predictions, Scratch};
 
 /// How many walks are under way at once.
 pub(in crate::model) const WALKS: usize = 16;
@@ -41,25 +41,25 @@ pub(in crate::model) struct Kernel {
     aggregation: Aggregation,
     /// The rows of [`Scratch::votes`] of a group: the classes of a vote.
     classes: usize,
-    leaf_values: Vec<f64>,
+    leaf_values: Pieces<f64>,
     /// The columns that some node compares, in the order in which they stand in a tile.
     columns: Vec<u16>,
-    trees: Vec<Tree>,
-    nodes: Nodes,
+    trees: Trees,
 }
 
-/// Where a tree's nodes begin, and how many steps its longest walk takes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Tree {
-    first: usize,
-    nodes: usize,
-    height: u32,
-}
-
+/// All of one kind.
 #[derive(Debug, Clone, PartialEq)]
-enum Nodes {
-    Narrow(Vec<Narrow>),
-    Wide(Vec<Wide>),
+enum Trees {
+    Narrow(Vec<Tree<Narrow>>),
+    Wide(Vec<Tree<Wide>>),
+}
+
+/// A tree, which has its nodes to itself: so they take the memory that the arrays of the trees before it had.
+#[derive(Debug, Clone, PartialEq)]
+struct Tree<N> {
+    nodes: Vec<N>,
+    /// How many steps the longest walk takes.
+    height: u32,
 }
 
 /// A split, or a leaf: then the column is the one behind the last, where every row has 0, the child is the node itself, and the
@@ -138,35 +138,42 @@ fn key(number: f32) -> u32 {
 }
 
 impl Kernel {
-    /// Compiles trees that [`crate::model::verify::structure`] found sound for `outputs` outputs of a row.
+    /// Compiles trees that [`crate::model::verify::structure`] found sound for `outputs` outputs of a row. The arrays are freed
+    /// piece by piece on the way, so that a large forest is not in memory twice.
     pub(in crate::model) fn new(ensemble: TreeEnsemble, outputs: usize) -> Kernel {
         let largest = ensemble.tree_sizes.iter().copied().max().unwrap_or(0);
         let columns = compared_columns(&ensemble.features);
         let mut first = 0;
-        let tree = |size: &u32| {
-            let nodes = *size as usize;
-            let tree = Tree { first, nodes, height: ensemble.height(first..first + nodes) };
-            first += nodes;
-            tree
+        let shape = |size: &u32| {
+            let nodes = first..first + *size as usize;
+            first = nodes.end;
+            (nodes.len(), u32::from(ensemble.height(nodes)))
         };
-        let trees: Vec<Tree> = ensemble.tree_sizes.iter().map(tree).collect();
-        let nodes = match largest <= Narrow::NODES_MAX && columns.len() < Narrow::COLUMNS_MAX {
-            true => Nodes::Narrow(compile(&ensemble, &columns)),
-            false => Nodes::Wide(compile(&ensemble, &columns)),
+        let shapes: Vec<(usize, u32)> = ensemble.tree_sizes.iter().map(shape).collect();
+        let TreeEnsemble { aggregation, features, thresholds, children, leaf_values, .. } = ensemble;
+        let classes = if aggregation == Aggregation::Vote { outputs } else { 0 };
+        let nodes = features.into_iter().zip(thresholds).zip(children);
+        let trees = match largest <= Narrow::NODES_MAX && columns.len() < Narrow::COLUMNS_MAX {
+            true => Trees::Narrow(compile(&shapes, nodes, &columns)),
+            false => Trees::Wide(compile(&shapes, nodes, &columns)),
         };
-        let classes = if ensemble.aggregation == Aggregation::Vote { outputs } else { 0 };
-        let TreeEnsemble { aggregation, leaf_values, .. } = ensemble;
-        Kernel { aggregation, classes, leaf_values, columns, trees, nodes }
+        Kernel { aggregation, classes, leaf_values, columns, trees }
     }
 
     pub(in crate::model) fn predict(&self, block: &Block, scratch: &mut Scratch, predictions: &mut Predictions) {
-        match &self.nodes {
-            Nodes::Narrow(nodes) => self.predict_with(nodes, block, scratch, predictions),
-            Nodes::Wide(nodes) => self.predict_with(nodes, block, scratch, predictions),
+        match &self.trees {
+            Trees::Narrow(trees) => self.predict_with(trees, block, scratch, predictions),
+            Trees::Wide(trees) => self.predict_with(trees, block, scratch, predictions),
         }
     }
 
-    fn predict_with<N: Node>(&self, nodes: &[N], block: &Block, scratch: &mut Scratch, predictions: &mut Predictions) {
+    fn predict_with<N: Node>(
+        &self,
+        trees: &[Tree<N>],
+        block: &Block,
+        scratch: &mut Scratch,
+        predictions: &mut Predictions,
+    ) {
         let group_bytes = size_of::<u32>() * (self.group_keys() + WALKS * self.classes);
         let tile_rows = WALKS * (TILE_BYTES_MAX / group_bytes).clamp(1, TILE_GROUPS_MAX);
         let mut first = 0;
@@ -174,18 +181,18 @@ impl Kernel {
             let rest = block.rows() - first;
             let few = rest % WALKS;
             let rows = tile_rows.min(if few < GROUP_ROWS_MIN { rest - few } else { rest });
-            self.predict_tile(nodes, block, first, rows, scratch, predictions);
+            self.predict_tile(trees, block, first, rows, scratch, predictions);
             first += rows;
         }
         for row in first..block.rows() {
-            self.predict_row(nodes, block.row(row), scratch, predictions);
+            self.predict_row(trees, block.row(row), scratch, predictions);
         }
     }
 
     /// Scores `rows` rows from `first` on, in groups that pass tree after tree.
     fn predict_tile<N: Node>(
         &self,
-        nodes: &[N],
+        trees: &[Tree<N>],
         block: &Block,
         first: usize,
         rows: usize,
@@ -198,10 +205,9 @@ impl Kernel {
             self.transpose(block.row(first + row), scratch, row);
         }
         let Scratch { tile, votes, sums, .. } = scratch;
-        for tree in &self.trees {
-            let tree_nodes = &nodes[tree.first..tree.first + tree.nodes];
+        for tree in trees {
             for (group, tile) in tile.chunks_exact(self.group_keys()).enumerate() {
-                let leaves = walk_rows(tree_nodes, tree.height, tile);
+                let leaves = walk_rows(&tree.nodes, tree.height, tile);
                 match self.aggregation {
                     Aggregation::Vote => {
                         let votes = &mut votes[group * self.classes..][..self.classes];
@@ -215,17 +221,23 @@ impl Kernel {
             }
         }
         for group in 0..groups {
-            self.end(group, WALKS.min(rows - group * WALKS), scratch, predictions);
+            self.end(trees.len(), group, WALKS.min(rows - group * WALKS), scratch, predictions);
         }
     }
 
     /// Scores one row, which passes [`WALKS`] trees at a time.
-    fn predict_row<N: Node>(&self, nodes: &[N], row: &[f32], scratch: &mut Scratch, predictions: &mut Predictions) {
+    fn predict_row<N: Node>(
+        &self,
+        trees: &[Tree<N>],
+        row: &[f32],
+        scratch: &mut Scratch,
+        predictions: &mut Predictions,
+    ) {
         self.begin(1, scratch);
         self.transpose(row, scratch, 0);
         let Scratch { tile, votes, sums, .. } = scratch;
-        for trees in self.trees.chunks(WALKS) {
-            let leaves = walk_trees(nodes, trees, tile);
+        for trees in trees.chunks(WALKS) {
+            let leaves = walk_trees(trees, tile);
             let leaves = leaves[..trees.len()].iter().map(|leaf| *leaf as usize);
             match self.aggregation {
                 Aggregation::Vote => leaves.for_each(|class| votes[class][0] += 1),
@@ -234,7 +246,7 @@ impl Kernel {
                 }
             }
         }
-        self.end(0, 1, scratch, predictions);
+        self.end(trees.len(), 0, 1, scratch, predictions);
     }
 
     /// How many keys the tile of a group has.
@@ -264,9 +276,9 @@ impl Kernel {
         scratch.sums.resize(groups, [start; WALKS]);
     }
 
-    /// Turns what was counted for the first `rows` rows of a group into predictions.
-    fn end(&self, group: usize, rows: usize, scratch: &Scratch, predictions: &mut Predictions) {
-        let trees = self.trees.len() as f64;
+    /// Turns what `trees` trees said of the first `rows` rows of a group into predictions.
+    fn end(&self, trees: usize, group: usize, rows: usize, scratch: &Scratch, predictions: &mut Predictions) {
+        let trees = trees as f64;
         let sums = &scratch.sums[group][..rows];
         match self.aggregation {
             Aggregation::Vote => {
@@ -298,28 +310,30 @@ fn push_votes(group: &[[u32; WALKS]], rows: usize, trees: f64, predictions: &mut
 }
 
 /// The columns that some node compares, in ascending order.
-fn compared_columns(features: &[u16]) -> Vec<u16> {
+fn compared_columns(features: &Pieces<u16>) -> Vec<u16> {
     let mut compared = vec![false; usize::from(LEAF)];
     features.iter().filter(|feature| **feature != LEAF).for_each(|feature| compared[usize::from(*feature)] = true);
     (0..LEAF).filter(|column| compared[usize::from(*column)]).collect()
 }
 
-fn compile<N: Node>(ensemble: &TreeEnsemble, columns: &[u16]) -> Vec<N> {
+/// Compiles trees of so many nodes and such a height, out of the column, the threshold and the child of each node of all.
+fn compile<N: Node>(
+    shapes: &[(usize, u32)],
+    mut nodes: impl Iterator<Item = ((u16, f32), u32)>,
+    columns: &[u16],
+) -> Vec<Tree<N>> {
     let mut places = vec![0; usize::from(LEAF)];
     columns.iter().enumerate().for_each(|(place, column)| places[usize::from(*column)] = place);
-    let mut nodes = Vec::with_capacity(ensemble.nodes());
-    for size in &ensemble.tree_sizes {
-        let first = nodes.len();
-        nodes.extend((0..*size).map(|position| {
-            let node = first + position as usize;
-            let (feature, child) = (ensemble.features[node], ensemble.children[node]);
-            match feature {
-                LEAF => N::new(child, columns.len(), position),
-                _ => N::new(key(ensemble.thresholds[node]), places[usize::from(feature)], child),
-            }
-        }));
-    }
-    nodes
+    let node = |(((feature, threshold), child), position)| match feature {
+        LEAF => N::new(child, columns.len(), position),
+        _ => N::new(key(threshold), places[usize::from(feature)], child),
+    };
+    let tree = |(size, height): &(usize, u32)| {
+        let mut tree = Tree { nodes: Vec::with_capacity(*size), height: *height };
+        tree.nodes.extend(nodes.by_ref().take(*size).zip(0..).map(node));
+        tree
+    };
+    shapes.iter().map(tree).collect()
 }
 
 /// Walks the rows of a group down one tree; what their leaves hold.
@@ -347,26 +361,28 @@ fn walk_rows<N: Node>(tree: &[N], height: u32, tile: &[u32]) -> [u32; WALKS] {
     }
 }
 
-/// Walks a row, the first of a tile, down up to [`WALKS`] trees; what its leaves hold.
-fn walk_trees<N: Node>(nodes: &[N], trees: &[Tree], tile: &[u32]) -> [u32; WALKS] {
-    let mut firsts = [0; WALKS];
-    firsts.iter_mut().zip(trees).for_each(|(first, tree)| *first = tree.first);
-    let mut at = firsts;
+/// Walks a row, the first of a tile, down up to [`WALKS`] trees; what its leaves hold. There is a first tree.
+fn walk_trees<N: Node>(trees: &[Tree<N>], tile: &[u32]) -> [u32; WALKS] {
+    let mut forest = [trees[0].nodes.as_slice(); WALKS];
+    forest.iter_mut().zip(trees).for_each(|(nodes, tree)| *nodes = &tree.nodes);
+    let mut at = [0; WALKS];
     let mut left = trees.iter().map(|tree| tree.height).max().unwrap_or(0);
     loop {
         for _ in 0..left.min(STRIDE) {
-            for (at, first) in at.iter_mut().zip(firsts) {
-                // SAFETY: as in `walk_rows`, with the tree's first node added. Walks without a tree go down the first tree of all.
+            for (at, nodes) in at.iter_mut().zip(forest) {
+                // SAFETY: as in `walk_rows`. Walks without a tree go down the first one.
                 let (node, value) = unsafe {
                     let node = nodes.get_unchecked(*at);
                     (node, *tile.get_unchecked(node.keys()))
                 };
-                *at = first + node.child() + usize::from(value > node.threshold());
+                *at = node.child() + usize::from(value > node.threshold());
             }
         }
         left -= left.min(STRIDE);
-        if left == 0 || at.iter().all(|at| nodes[*at].keys() + WALKS == tile.len()) {
-            return at.map(|at| nodes[at].threshold());
+        if left == 0 || at.iter().zip(forest).all(|(at, nodes)| nodes[*at].keys() + WALKS == tile.len()) {
+            let mut leaves = [0; WALKS];
+            leaves.iter_mut().zip(at.iter().zip(forest)).for_each(|(leaf, (at, nodes))| *leaf = nodes[*at].threshold());
+            return leaves;
         }
     }
 }

@@ -24,7 +24,7 @@ fn slowly(ensemble: &TreeEnsemble, row: &[f32], classes: usize) -> (Vec<f64>, Op
         start += *size as usize;
     }
     let trees = leaves.len() as f64;
-    let values = leaves.iter().map(|leaf| ensemble.leaf_values.get(*leaf).copied().unwrap_or_default());
+    let values = leaves.iter().map(|leaf| ensemble.leaf_values[*leaf]);
     match ensemble.aggregation {
         Aggregation::Vote => {
             let mut votes = vec![0.0; classes];
@@ -268,7 +268,7 @@ fn shared_children_are_no_more_nodes() {
     ensemble.tree_sizes.push(nodes);
     let blocks = [Choices(10).block(1, 1), Choices(11).block(33, 1)];
     assert_same(&ensemble, 1, 2, &blocks);
-    assert_eq!(ensemble.height(0..nodes as usize), levels);
+    assert_eq!(u32::from(ensemble.height(0..nodes as usize)), levels);
     drop(Kernel::new(ensemble, 2));
 }
 
