@@ -5,13 +5,16 @@
 //! by its digest, as from the model log. Who can write to the directory decides what is served: give it to the service alone.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::model::manifest::MANIFEST_BYTES_MAX;
 use crate::model::{Manifest, Refusal};
 use crate::registry::Selector;
 use crate::registry::stored::StoredArtifact;
+
+/// What is read at once of a copy that is compared.
+const COMPARED_BYTES: usize = 128 * 1024;
 
 /// Where copies are kept, for one selector.
 #[derive(Debug, Clone)]
@@ -47,14 +50,14 @@ impl Cache {
         Cache { directory, selector: selector.to_string() }
     }
 
-    /// Keeps a version, in the place of the former one.
+    /// Keeps a version, in the place of the former one. A copy that is there already is written again where it is damaged.
     ///
     /// # Errors
     /// When a file cannot be written.
     pub fn keep(&self, manifest: &Manifest, stored: &StoredArtifact) -> Result<(), CacheError> {
         fs::create_dir_all(&self.directory).map_err(|source| io_error(&self.directory, source))?;
         let artifact = self.artifact_path(manifest);
-        if !artifact.is_file() {
+        if !holds(&artifact, stored).unwrap_or(false) {
             replace(&artifact, |file| io::copy(&mut stored.stored(), file).map(drop))?;
         }
         let path = self.manifest_path();
@@ -107,6 +110,20 @@ impl Cache {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a file has these bytes and no others.
+fn holds(path: &Path, stored: &StoredArtifact) -> io::Result<bool> {
+    let (mut kept, mut wanted) = (BufReader::with_capacity(COMPARED_BYTES, File::open(path)?), stored.stored());
+    loop {
+        let (there, expected) = (kept.fill_buf()?, wanted.fill_buf()?);
+        let count = there.len().min(expected.len());
+        if there[..count] != expected[..count] || count == 0 {
+            return Ok(there.is_empty() && expected.is_empty());
+        }
+        kept.consume(count);
+        wanted.consume(count);
     }
 }
 

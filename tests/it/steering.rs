@@ -339,12 +339,23 @@ fn without_the_model_log_the_copy_on_disk_serves_and_is_said_to_be_stale() {
     let files = std::fs::read_dir(directory.path()).expect("readable").map(|entry| entry.expect("readable").path());
     let artifact = files.filter(|path| path.extension().is_some_and(|end| end == "artifact")).collect::<Vec<_>>();
     let [artifact] = artifact.as_slice() else { panic!("one artifact is kept: {artifact:?}") };
-    let mut bytes = std::fs::read(artifact).expect("readable");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(artifact, bytes).expect("writable");
+    let whole = std::fs::read(artifact).expect("readable");
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    std::fs::write(artifact, &damaged).expect("writable");
     let mut serving = start_without_log();
     serving.wait_for_log("the copy on disk cannot be served");
     assert_eq!(serving.get("/ready").0, 503);
+    assert_eq!(serving.stop(), Some(0));
+
+    // With the model log it is made good, though the version is the same; so is one that is too short or too long.
+    for damaged in [&damaged, &whole[..whole.len() - 1], &[&whole[..], &[0]].concat()] {
+        std::fs::write(artifact, damaged).expect("writable");
+        let mut serving = cluster.serve(&arguments);
+        wait_until("the copy is whole again", || std::fs::read(artifact).expect("it stays") == whole);
+        assert_eq!(serving.stop(), Some(0));
+    }
+    let mut serving = start_without_log();
+    serving.wait_until_ready();
     assert_eq!(serving.stop(), Some(0));
 }
