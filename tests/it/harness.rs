@@ -49,6 +49,33 @@ pub fn succeeded(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
+/// As [`succeeded`]; the most memory that the process had at any time, in bytes, as far as it was looked at in time.
+pub fn peak_memory_of(arguments: &[&str]) -> u64 {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_modelstream"))
+        .args(arguments)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let mut peak = 0;
+    let status = loop {
+        // Of a process that has ended there is none.
+        peak = peak_memory(child.id()).unwrap_or(peak);
+        match child.try_wait().expect("our child") {
+            Some(status) => break status,
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    assert!(status.success(), "modelstream {arguments:?} ended with {status}");
+    peak
+}
+
+/// The most memory that a process had at any time, in bytes.
+fn peak_memory(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))?;
+    Some(kib.parse::<u64>().ok()? * 1024)
+}
+
 /// As [`modelstream`]; what it printed on stderr, after checking that it ended with `code`.
 pub fn failed_with(code: i32, arguments: &[&str]) -> String {
     let output = modelstream(arguments);
@@ -456,9 +483,7 @@ impl Serving {
 
     /// The most memory that it had at any time, in bytes.
     pub fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
-        kib.and_then(|kib| kib.parse::<u64>().ok()).expect("a number of KiB") * 1024
+        peak_memory(self.child.id()).expect("it runs")
     }
 
     /// Whether it has ended by itself.

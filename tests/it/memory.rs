@@ -1,4 +1,4 @@
-//! The declared memory bound holds while everything that it sums up is as full as it gets: a backlog waits in the input, and
+//! A large artifact is held once. The declared memory bound holds while everything that it sums up is as full as it gets: a backlog waits in the input, and
 //! the broker takes outputs so slowly that they pile up. The peak is the kernel's (VmHWM), of the real process.
 
 use std::time::{Duration, Instant};
@@ -11,7 +11,8 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 
 use crate::checker::{Checker, Offsets, Subject};
 use crate::flow::{Flow, GOOD};
-use crate::harness::{Cluster, DEADLINE, OwnBroker, ProxiedBroker, wait_until};
+use crate::harness::{Cluster, DEADLINE, OwnBroker, ProxiedBroker, peak_memory_of, real_kafka, wait_until};
+use crate::model_log::artifact_with;
 use crate::proxy::{ApiKey, Fault, What, When};
 
 /// How long the broker takes for each request with outputs: a lane's commits still end before their transaction does.
@@ -22,6 +23,10 @@ const STALL: Duration = Duration::from_secs(5);
 const RECORD_BYTES_MAX: &str = "message.max.bytes=20000000";
 /// How long everything may take to come to rest afterwards.
 const REST_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How many times its size an artifact may take, beside what a small one does. A forest of narrow nodes is no larger
+/// than its artifact; the rest is what the allocator has yet to use again, 150 MB of a large one.
+const ARTIFACT_SHARE_MAX: f64 = 1.5;
 
 /// The topics of a case, with so many input partitions; they take large records.
 fn topics(cluster: &Cluster, case: &str, partitions: i32) -> Flow {
@@ -116,13 +121,51 @@ fn the_declared_bound_holds_with_small_records_with_large_ones_and_with_a_thousa
     });
 }
 
-/// Bytes by splitmix64.
+/// Publishing, verifying and serving a large artifact need memory of about its size: neither its bytes nor its arrays are
+/// held beside what scores. Its thresholds do not compress.
+#[test]
+fn an_artifact_is_held_once() {
+    let Some(cluster) = real_kafka("memory-artifact") else { return };
+    let mut words = noise_words(1);
+    let mut threshold = |_| (words.next().expect("it is endless") >> 40) as f64;
+    let directory = tempfile::tempdir().expect("a directory");
+    let (input, output) = (cluster.topic("in", 1), cluster.topic("out", 1));
+    cluster.topic("in.dead-letters", 1);
+    let mut peaks = |model: &str, trees: usize, depth: u32| {
+        let bytes = artifact_with(trees, depth, &mut threshold).encode().expect("below the limit");
+        let file = directory.path().join(model);
+        std::fs::write(&file, &bytes).expect("writable");
+        let file = file.to_str().expect("text");
+        let publish = peak_memory_of(&cluster.arguments(&["publish", file, "--model", model]));
+        let verify_file = peak_memory_of(&["models", "verify", file]);
+        let verify = peak_memory_of(&cluster.arguments(&["models", "verify", model]));
+        let mut serving = cluster.serve(&["--model", model, "--input", &input, "--output", &output]);
+        serving.wait_until_ready();
+        let serve = serving.peak_memory();
+        assert_eq!(serving.stop(), Some(0));
+        let named = [("publish", publish), ("verify a file", verify_file), ("verify", verify), ("serve", serve)];
+        (bytes.len() as f64, named)
+    };
+    let (small, base) = peaks("small", 1, 1);
+    let (large, peaks) = peaks("large", 200, 15);
+    for ((verb, base), (_, peak)) in base.into_iter().zip(peaks) {
+        let share = (peak as f64 - base as f64) / (large - small);
+        eprintln!("{verb}: {share:.2} of an artifact of {large} bytes, beside {base} bytes");
+        assert!(share < ARTIFACT_SHARE_MAX, "{verb}: {peak} bytes");
+    }
+}
+
+/// Bytes that nothing compresses.
 fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+    noise_words(seed).flat_map(u64::to_le_bytes).take(bytes).collect()
+}
+
+/// Numbers by splitmix64, without an end.
+fn noise_words(seed: u64) -> impl Iterator<Item = u64> {
     let mut state = seed;
-    let words = std::iter::repeat_with(|| {
+    std::iter::repeat_with(move || {
         state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB)
-    });
-    words.flat_map(u64::to_le_bytes).take(bytes).collect()
+    })
 }
