@@ -360,20 +360,27 @@ impl GroupConsumer {
     /// When the committed offsets cannot be read within `wait`. The partitions are taken even so, because the group waits for
     /// that, and have to be moved with [`GroupConsumer::rewind`] before anything is fetched from them.
     pub fn assign(&self, partitions: &[i32], wait: Duration) -> Result<Vec<(i32, i64)>, Error> {
+        // Whoever sees this joins anew.
+        let failed = |error: KafkaError| {
+            let doing = format!("taking partitions of {}", self.topic);
+            Error::Other { doing, cause: error.to_string(), fatal: true }
+        };
         let (starts, failure) = match self.start_offsets(partitions, wait) {
             Ok(starts) => (starts, None),
-            Err(failure) => (self.list(partitions), Some(failure)),
+            // Somewhere: without an offset librdkafka asks for the committed ones itself, and a partition whose offsets stay
+            // hidden longer than it asks is never started; then it cannot be moved either.
+            Err(failure) => {
+                let mut starts = self.list(partitions);
+                starts.set_all_offsets(Offset::Beginning).map_err(failed)?;
+                (starts, Some(failure))
+            }
         };
         self.queue.forward(partitions.iter().copied());
         let result = match self.inner.rebalance_protocol() {
             RebalanceProtocol::Cooperative => self.inner.incremental_assign(&starts),
             RebalanceProtocol::Eager | RebalanceProtocol::None => self.inner.assign(&starts),
         };
-        result.map_err(|error| {
-            // Whoever sees this joins anew.
-            let doing = format!("taking partitions of {}", self.topic);
-            Error::Other { doing, cause: error.to_string(), fatal: true }
-        })?;
+        result.map_err(failed)?;
         match failure {
             None => {
                 // librdkafka remembers that a partition was paused when it was here before.

@@ -110,7 +110,7 @@ fn what_is_planted_is_found() {
 }
 
 /// A transaction that stays open with the group's offsets and nothing else.
-fn open_offsets(cluster: &Cluster, subject: &Subject) -> BaseProducer {
+pub fn open_offsets(cluster: &Cluster, subject: &Subject) -> BaseProducer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &cluster.brokers).set("group.id", &subject.group);
     let member: BaseConsumer = config.create().expect("valid settings");

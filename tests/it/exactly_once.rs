@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use rdkafka::producer::Producer as _;
+
+use crate::checked::open_offsets;
+use crate::checker::Subject;
 use crate::driver::{self, Outcome, Plan};
 use crate::flow::{Flow, GOOD, assert_order_is_kept, outputs_by_source};
-use crate::harness::{Cluster, OwnBroker, ProxiedBroker, real_kafka, wait_until};
+use crate::harness::{Cluster, DEADLINE, OwnBroker, ProxiedBroker, real_kafka, wait_until};
 
 /// The shortest session that brokers allow by default, so that a killed member is out soon.
 const SHORT_SESSION: [&str; 2] = ["-X", "session.timeout.ms=6000"];
@@ -178,6 +182,30 @@ fn zombie(pause: Duration) {
     let code = if zombie.has_ended() { zombie.wait() } else { zombie.stop() };
     assert!(code == Some(0) || code == Some(6), "{code:?}");
     assert_eq!(other.stop(), Some(0));
+}
+
+/// Somebody's transaction hides the committed offsets while members come: partitions that were taken without knowing where they
+/// start are read once it ends.
+#[test]
+fn partitions_that_wait_for_their_committed_offsets_are_read_in_the_end() {
+    let Some(cluster) = real_kafka("once-hidden") else { return };
+    const RECORDS: usize = 2_000;
+    let flow = Flow::new(&cluster, 2);
+    cluster.publish_iris("iris", "7");
+    send(&cluster, &flow, RECORDS);
+    let subject = Subject::of(&cluster, &flow, &cluster.name("group"));
+    let hiding = open_offsets(&cluster, &subject);
+    let named = |name: &'static str| flow.arguments(&["--group", &subject.group, "--instance", name]);
+    let mut first = cluster.serve(&named("first"));
+    first.wait_for_log("the partitions wait for their committed offsets");
+    let mut second = cluster.serve(&named("second"));
+    second.wait_for_log("rebalance");
+    first.wait_for_log("waiting for the broker");
+    hiding.abort_transaction(DEADLINE).expect("aborted");
+    assert_exactly_once(&cluster, &flow, RECORDS);
+    for serving in [&mut first, &mut second] {
+        assert_eq!(serving.stop(), Some(0));
+    }
 }
 
 /// The scoring of a batch panics: its records are tried one by one, and the lane lives.
