@@ -260,7 +260,9 @@ fn summary(tally: &Tally, records: u64, second_published: Option<SystemTime>) ->
         accuracy: counted.correct as f64 / counted.predictions.max(1) as f64,
     });
     let second_seen = tally.versions.values().nth(1).map(|counted| counted.first_seen);
-    let swap = second_published.zip(second_seen).and_then(|(published, seen)| seen.duration_since(published).ok());
+    // It may be seen before its publisher has heard that it is published.
+    let since = |(published, seen): (SystemTime, SystemTime)| seen.duration_since(published).unwrap_or_default();
+    let swap = second_published.zip(second_seen).map(since);
     Summary {
         records,
         predictions: tally.predictions,
