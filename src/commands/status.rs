@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cli;
 use crate::config;
 use crate::kafka::{self, Connection};
-use crate::registry::fleet::{Standing, Verdict, View, have_converged, replicas};
+use crate::registry::fleet::{Standing, Verdict, View, counting, have_converged, replicas};
 use crate::registry::follow::{Follower, Turn, replay, require_topics};
 use crate::registry::reports::FleetFollower;
 use crate::registry::{self, Topics};
@@ -144,7 +144,7 @@ fn document(standing: &Standing<'_>) -> Value {
 
 /// One line: how many have converged, and who has not.
 fn summary(standings: &[Standing<'_>], settings: &config::Status, topics: &Topics, is_cut: bool) -> String {
-    let counting: Vec<&Standing<'_>> = standings.iter().filter(|standing| standing.verdict != Verdict::Gone).collect();
+    let (counting, replicas): (Vec<&Standing<'_>>, usize) = (counting(standings).collect(), replicas(standings));
     if is_cut {
         return format!("{} has more reports than are looked at: some replicas are missing here", topics.status);
     }
@@ -160,8 +160,8 @@ fn summary(standings: &[Standing<'_>], settings: &config::Status, topics: &Topic
         .map(|standing| format!("{} ({})", print::printable(name(standing).1), standing.verdict.as_str()))
         .collect();
     match lagging.as_slice() {
-        [] if replicas(standings) < settings.replicas => {
-            format!("not converged: {} of {} replicas report", replicas(standings), settings.replicas)
+        [] if replicas < settings.replicas => {
+            format!("not converged: {replicas} of {} replicas report", settings.replicas)
         }
         [] => format!("converged: {} of {} serve the version that is wanted", counting.len(), counting.len()),
         [first, rest @ ..] => {

@@ -10,7 +10,7 @@ use std::{slice, vec};
 /// The size of a piece in bytes. Each is full but the last. What is freed has to be used again at once, because
 /// mimalloc gives memory back after a second: of this size it is there for anything, while half of it waits until eight
 /// of its kind are free.
-pub(super) const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 1 << 20;
 
 /// A list of numbers, or of bytes, in pieces.
 #[derive(Debug, Clone, PartialEq)]

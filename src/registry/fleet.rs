@@ -298,14 +298,17 @@ pub struct Standing<'f> {
 
 /// Whether each replica that counts serves what it should, and there are `expected` of them.
 pub fn have_converged(standings: &[Standing<'_>], expected: usize) -> bool {
-    let mut counting = standings.iter().filter(|standing| standing.verdict != Verdict::Gone);
-    counting.all(|standing| standing.verdict == Verdict::Converged) && replicas(standings) >= expected
+    counting(standings).all(|standing| standing.verdict == Verdict::Converged) && replicas(standings) >= expected
+}
+
+/// Those that count: not the replicas that are gone.
+pub fn counting<'s, 'f>(standings: &'s [Standing<'f>]) -> impl Iterator<Item = &'s Standing<'f>> {
+    standings.iter().filter(|standing| standing.verdict != Verdict::Gone)
 }
 
 /// How many replicas count: one that serves several models has a standing for each.
 pub fn replicas(standings: &[Standing<'_>]) -> usize {
-    let counting = standings.iter().filter(|standing| standing.verdict != Verdict::Gone);
-    counting.map(|standing| standing.key).collect::<BTreeSet<_>>().len()
+    counting(standings).map(|standing| standing.key).collect::<BTreeSet<_>>().len()
 }
 
 impl Fleet {

@@ -20,11 +20,8 @@
 //! of 256, 10 to 20 % slower for that forest, which no longer fits the second-level cache. Counting votes by comparing
 //! all leaves with each class is no quicker either. A tenth is not worth a second walk beside this one.
 
-use std::ops::Range;
-
 use super::{Aggregation, LEAF, TreeEnsemble};
-use crate::model::pieces::{PIECE_BYTES, Pieces};
-use crate::model::{Block, Predictions, Scratch};
+use crate::model::{Block, Pieces, Predictions, Scratch};
 
 /// How many walks are under way at once.
 pub(in crate::model) const WALKS: usize = 16;
@@ -35,9 +32,6 @@ const GROUP_ROWS_MIN: usize = 8;
 const TILE_GROUPS_MAX: usize = 16;
 /// How large a tile and its votes may be, unless one group is larger: half of a small second-level cache.
 const TILE_BYTES_MAX: usize = 256 << 10;
-/// Trees share a place in memory up to this size: so they are close to each other, and take what the arrays of those before
-/// them had, which are of the same size. Larger ones than an eighth of it have places of their own, or much of it would stay empty.
-const CHUNK_BYTES: usize = PIECE_BYTES;
 /// After how many steps a walk looks whether all of them stand at leaves.
 const STRIDE: u32 = 8;
 
@@ -56,29 +50,16 @@ pub(in crate::model) struct Kernel {
 /// All of one kind.
 #[derive(Debug, Clone, PartialEq)]
 enum Trees {
-    Narrow(Forest<Narrow>),
-    Wide(Forest<Wide>),
+    Narrow(Vec<Tree<Narrow>>),
+    Wide(Vec<Tree<Wide>>),
 }
 
-/// Trees and their nodes.
+/// A tree, which has its nodes to itself: so they take the memory that the arrays of the trees before it had.
 #[derive(Debug, Clone, PartialEq)]
-struct Forest<N> {
-    trees: Vec<Tree>,
-    chunks: Vec<Vec<N>>,
-}
-
-/// Where a tree's nodes are, and how many steps its longest walk takes.
-#[derive(Debug, Clone, PartialEq)]
-struct Tree {
-    chunk: usize,
-    nodes: Range<usize>,
+struct Tree<N> {
+    nodes: Vec<N>,
+    /// How many steps the longest walk takes.
     height: u32,
-}
-
-impl<N> Forest<N> {
-    fn nodes(&self, tree: &Tree) -> &[N] {
-        &self.chunks[tree.chunk][tree.nodes.clone()]
-    }
 }
 
 /// A split, or a leaf: then the column is the one behind the last, where every row has 0, the child is the node itself, and the
@@ -181,14 +162,14 @@ impl Kernel {
 
     pub(in crate::model) fn predict(&self, block: &Block, scratch: &mut Scratch, predictions: &mut Predictions) {
         match &self.trees {
-            Trees::Narrow(forest) => self.predict_with(forest, block, scratch, predictions),
-            Trees::Wide(forest) => self.predict_with(forest, block, scratch, predictions),
+            Trees::Narrow(trees) => self.predict_with(trees, block, scratch, predictions),
+            Trees::Wide(trees) => self.predict_with(trees, block, scratch, predictions),
         }
     }
 
     fn predict_with<N: Node>(
         &self,
-        forest: &Forest<N>,
+        trees: &[Tree<N>],
         block: &Block,
         scratch: &mut Scratch,
         predictions: &mut Predictions,
@@ -200,18 +181,18 @@ impl Kernel {
             let rest = block.rows() - first;
             let few = rest % WALKS;
             let rows = tile_rows.min(if few < GROUP_ROWS_MIN { rest - few } else { rest });
-            self.predict_tile(forest, block, first, rows, scratch, predictions);
+            self.predict_tile(trees, block, first, rows, scratch, predictions);
             first += rows;
         }
         for row in first..block.rows() {
-            self.predict_row(forest, block.row(row), scratch, predictions);
+            self.predict_row(trees, block.row(row), scratch, predictions);
         }
     }
 
     /// Scores `rows` rows from `first` on, in groups that pass tree after tree.
     fn predict_tile<N: Node>(
         &self,
-        forest: &Forest<N>,
+        trees: &[Tree<N>],
         block: &Block,
         first: usize,
         rows: usize,
@@ -224,10 +205,9 @@ impl Kernel {
             self.transpose(block.row(first + row), scratch, row);
         }
         let Scratch { tile, votes, sums, .. } = scratch;
-        for tree in &forest.trees {
-            let nodes = forest.nodes(tree);
+        for tree in trees {
             for (group, tile) in tile.chunks_exact(self.group_keys()).enumerate() {
-                let leaves = walk_rows(nodes, tree.height, tile);
+                let leaves = walk_rows(&tree.nodes, tree.height, tile);
                 match self.aggregation {
                     Aggregation::Vote => {
                         let votes = &mut votes[group * self.classes..][..self.classes];
@@ -241,14 +221,14 @@ impl Kernel {
             }
         }
         for group in 0..groups {
-            self.end(forest.trees.len(), group, WALKS.min(rows - group * WALKS), scratch, predictions);
+            self.end(trees.len(), group, WALKS.min(rows - group * WALKS), scratch, predictions);
         }
     }
 
     /// Scores one row, which passes [`WALKS`] trees at a time.
     fn predict_row<N: Node>(
         &self,
-        forest: &Forest<N>,
+        trees: &[Tree<N>],
         row: &[f32],
         scratch: &mut Scratch,
         predictions: &mut Predictions,
@@ -256,8 +236,8 @@ impl Kernel {
         self.begin(1, scratch);
         self.transpose(row, scratch, 0);
         let Scratch { tile, votes, sums, .. } = scratch;
-        for trees in forest.trees.chunks(WALKS) {
-            let leaves = walk_trees(forest, trees, tile);
+        for trees in trees.chunks(WALKS) {
+            let leaves = walk_trees(trees, tile);
             let leaves = leaves[..trees.len()].iter().map(|leaf| *leaf as usize);
             match self.aggregation {
                 Aggregation::Vote => leaves.for_each(|class| votes[class][0] += 1),
@@ -266,7 +246,7 @@ impl Kernel {
                 }
             }
         }
-        self.end(forest.trees.len(), 0, 1, scratch, predictions);
+        self.end(trees.len(), 0, 1, scratch, predictions);
     }
 
     /// How many keys the tile of a group has.
@@ -341,33 +321,19 @@ fn compile<N: Node>(
     shapes: &[(usize, u32)],
     mut nodes: impl Iterator<Item = ((u16, f32), u32)>,
     columns: &[u16],
-) -> Forest<N> {
+) -> Vec<Tree<N>> {
     let mut places = vec![0; usize::from(LEAF)];
     columns.iter().enumerate().for_each(|(place, column)| places[usize::from(*column)] = place);
     let node = |(((feature, threshold), child), position)| match feature {
         LEAF => N::new(child, columns.len(), position),
         _ => N::new(key(threshold), places[usize::from(feature)], child),
     };
-    let usual = CHUNK_BYTES / size_of::<N>();
-    let mut forest = Forest { trees: Vec::with_capacity(shapes.len()), chunks: Vec::<Vec<N>>::new() };
-    let mut rest: usize = shapes.iter().map(|(size, _)| size).sum();
-    let mut shared: Option<usize> = None;
-    for (size, height) in shapes {
-        let alone = *size > usual / 8;
-        let room = |chunk: &usize| forest.chunks[*chunk].capacity() - forest.chunks[*chunk].len();
-        let chunk = shared.filter(|chunk| !alone && room(chunk) >= *size).unwrap_or(forest.chunks.len());
-        if chunk == forest.chunks.len() {
-            forest.chunks.push(Vec::with_capacity(if alone { *size } else { usual.min(rest) }));
-        }
-        if !alone {
-            shared = Some(chunk);
-        }
-        rest -= size;
-        let nodes_before = forest.chunks[chunk].len();
-        forest.trees.push(Tree { chunk, nodes: nodes_before..nodes_before + size, height: *height });
-        forest.chunks[chunk].extend(nodes.by_ref().take(*size).zip(0..).map(node));
-    }
-    forest
+    let tree = |(size, height): &(usize, u32)| {
+        let mut tree = Tree { nodes: Vec::with_capacity(*size), height: *height };
+        tree.nodes.extend(nodes.by_ref().take(*size).zip(0..).map(node));
+        tree
+    };
+    shapes.iter().map(tree).collect()
 }
 
 /// Walks the rows of a group down one tree; what their leaves hold.
@@ -396,9 +362,9 @@ fn walk_rows<N: Node>(tree: &[N], height: u32, tile: &[u32]) -> [u32; WALKS] {
 }
 
 /// Walks a row, the first of a tile, down up to [`WALKS`] trees; what its leaves hold. There is a first tree.
-fn walk_trees<N: Node>(forest: &Forest<N>, trees: &[Tree], tile: &[u32]) -> [u32; WALKS] {
-    let mut firsts = [forest.nodes(&trees[0]).as_ptr(); WALKS];
-    firsts.iter_mut().zip(trees).for_each(|(first, tree)| *first = forest.nodes(tree).as_ptr());
+fn walk_trees<N: Node>(trees: &[Tree<N>], tile: &[u32]) -> [u32; WALKS] {
+    let mut firsts = [trees[0].nodes.as_ptr(); WALKS];
+    firsts.iter_mut().zip(trees).for_each(|(first, tree)| *first = tree.nodes.as_ptr());
     let mut at = [0; WALKS];
     let mut left = trees.iter().map(|tree| tree.height).max().unwrap_or(0);
     // SAFETY: as in `walk_rows`: a tree has a first node, and a node's children are in its tree. Walks without a tree go down the
