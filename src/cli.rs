@@ -864,6 +864,10 @@ pub struct Bench {
     /// one message at a time, without a model. What is between the two is what scoring costs.
     #[arg(long, conflicts_with = "command")]
     pub raw: bool,
+    /// With `--raw`: each copy carries the six headers that a prediction has, so that what they cost, in this process and in the
+    /// broker, is told apart from what scoring costs.
+    #[arg(long, requires = "raw")]
+    pub headers: bool,
     /// Measure this program instead of `serve`: it reads the topic `$BENCH_INPUT` from its beginning in the group `$BENCH_GROUP`,
     /// writes one record for each to `$BENCH_OUTPUT` under the same key, on the brokers `$BENCH_BROKERS`, until SIGTERM.
     #[arg(long, value_name = "COMMAND")]
@@ -897,6 +901,9 @@ pub struct PassThrough {
     /// The consumer group [default: `modelstream.pass-through.INPUT`].
     #[arg(long, value_name = "GROUP")]
     pub group: Option<String>,
+    /// Give each copy the six headers that a prediction has: where it comes from, and a model that there is not.
+    #[arg(long)]
+    pub headers: bool,
 }
 
 /// A settings file that does not fit.

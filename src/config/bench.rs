@@ -59,7 +59,10 @@ pub enum Subject {
         lanes: u16,
     },
     /// `modelstream pass-through`.
-    PassThrough,
+    PassThrough {
+        /// Whether its copies have the headers of predictions.
+        headers: bool,
+    },
     /// Another program.
     Command(String),
 }
@@ -143,7 +146,7 @@ fn rule<T>(text: String) -> Result<T, ConfigError> {
 
 fn subject(bench: &cli::Bench) -> Result<Subject, ConfigError> {
     let other = match (bench.raw, &bench.command) {
-        (true, _) => Some(("--raw", Subject::PassThrough)),
+        (true, _) => Some(("--raw", Subject::PassThrough { headers: bench.headers })),
         (false, Some(command)) => Some(("--command", Subject::Command(command.clone()))),
         (false, None) => None,
     };

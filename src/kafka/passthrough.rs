@@ -3,6 +3,8 @@
 //! It is the yardstick of `modelstream bench`: what the plain use of rdkafka costs, one message at a time, with the settings
 //! that a lane has. It is written as a careful engineer writes it: a polled producer in the same thread, offsets committed
 //! once what was read before them is delivered.
+//!
+//! With [`Labels`] the copies say where they come from, as predictions do; nothing else differs.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +15,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, DeliveryResult, Message};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -65,6 +67,27 @@ impl ProducerContext for Deliveries {
     }
 }
 
+/// The headers that copies have.
+pub struct Labels {
+    /// Name and value of those that are the same in all.
+    pub constant: Vec<(&'static str, String)>,
+    /// The name of the one with the record's partition.
+    pub partition: &'static str,
+    /// The name of the one with its offset.
+    pub offset: &'static str,
+}
+
+impl Labels {
+    fn of(&self, message: &BorrowedMessage<'_>) -> OwnedHeaders {
+        let (mut partition, mut offset) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let own =
+            [(self.partition, partition.format(message.partition())), (self.offset, offset.format(message.offset()))];
+        let constant = self.constant.iter().map(|(name, value)| (*name, value.as_str()));
+        let headers = OwnedHeaders::new_with_capacity(self.constant.len() + own.len());
+        constant.chain(own).fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+    }
+}
+
 /// Copies one topic to another as a member of a consumer group.
 pub struct PassThrough {
     consumer: BaseConsumer<ReadContext>,
@@ -72,6 +95,7 @@ pub struct PassThrough {
     progress: RefCell<Progress>,
     input: String,
     output: String,
+    labels: Option<Labels>,
     brokers: String,
 }
 
@@ -89,7 +113,13 @@ impl PassThrough {
     ///
     /// # Errors
     /// When a setting is not valid. A broker that is away is no error here: librdkafka keeps trying.
-    pub fn new(connection: &Connection, group: &str, input: &str, output: &str) -> Result<PassThrough, Error> {
+    pub fn new(
+        connection: &Connection,
+        group: &str,
+        input: &str,
+        output: &str,
+        labels: Option<Labels>,
+    ) -> Result<PassThrough, Error> {
         let failed = |error: &KafkaError| Error::new("starting the pass-through", connection.brokers(), error);
         let config = connection.group_consumer(group, None, "earliest");
         let consumer = BaseConsumer::from_config_and_context(&config, ReadContext).map_err(|error| failed(&error))?;
@@ -98,7 +128,8 @@ impl PassThrough {
             .map_err(|error| failed(&error))?;
         let brokers = connection.brokers().to_owned();
         let progress = RefCell::default();
-        Ok(PassThrough { consumer, producer, progress, input: input.to_owned(), output: output.to_owned(), brokers })
+        let (input, output) = (input.to_owned(), output.to_owned());
+        Ok(PassThrough { consumer, producer, progress, input, output, labels, brokers })
     }
 
     /// Copies until `stopping` says so, then delivers and commits what was read; the number of records.
@@ -142,7 +173,7 @@ impl PassThrough {
             payload: message.payload(),
             key: message.key(),
             timestamp: message.timestamp().to_millis(),
-            headers: None,
+            headers: self.labels.as_ref().map(|labels| labels.of(message)),
             delivery_opaque: generation,
         };
         // Before it is sent: what was delivered is taken off.

@@ -3,8 +3,9 @@
 use std::process::Command;
 
 use modelstream::kafka::admin::Admin;
+use modelstream::kafka::reader::{LogReader, Read, Start};
 
-use crate::harness::{Cluster, data, failed_with, real_kafka, root, skip, succeeded, tool};
+use crate::harness::{Cluster, DEADLINE, data, failed_with, real_kafka, root, skip, succeeded, tool};
 
 fn bench(cluster: &Cluster, arguments: &[&str]) -> serde_json::Value {
     let prefix = cluster.name("bench");
@@ -59,6 +60,25 @@ fn the_raw_pass_through_is_measured_on_the_same_topics() {
     assert_eq!((&drained["subject"], &drained["model"]), (&"pass-through".into(), &serde_json::Value::Null));
     let open = bench(&cluster, &["--raw", "--rate", "2000", "--records", "2000"]);
     assert_positive(&open, &["/latency_ms/p50", "/records_per_second"]);
+}
+
+#[test]
+fn the_pass_through_with_headers_writes_what_a_prediction_has() {
+    let Some(cluster) = real_kafka("bench-headers") else { return };
+    let names = |more: &[&str]| {
+        let prefix = cluster.name(&format!("kept-{}", more.len()));
+        let line = ["bench", "--records", "100", "--partitions", "1", "--prefix", &prefix, "--keep-topics"];
+        succeeded(&cluster.arguments(&[&line[..], more].concat()));
+        let topics = Admin::new(&cluster.connection).and_then(|admin| admin.topics()).expect("a broker");
+        let is_output = |topic: &&String| topic.starts_with(&prefix) && topic.ends_with(".output");
+        let output = topics.keys().find(is_output).expect("it is kept");
+        let reader = LogReader::open(&cluster.connection, output, &[(0, Start::Beginning)]).expect("valid settings");
+        let Read::Record(record) = reader.next(DEADLINE).expect("readable") else { panic!("{output} is empty") };
+        record.headers().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+    };
+    let copied = names(&["--raw", "--headers"]);
+    assert_eq!(copied, names(&[]));
+    assert_eq!(copied.len(), 6);
 }
 
 #[test]

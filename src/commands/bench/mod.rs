@@ -431,7 +431,8 @@ impl<'a> Run<'a> {
             Subject::Serve { delivery, commit_interval, lanes, .. } => {
                 ("serve".to_owned(), Some((delivery.clone(), commit_interval.as_secs_f64() * 1e3, *lanes)))
             }
-            Subject::PassThrough => ("pass-through".to_owned(), None),
+            Subject::PassThrough { headers: false } => ("pass-through".to_owned(), None),
+            Subject::PassThrough { headers: true } => ("pass-through with headers".to_owned(), None),
             Subject::Command(command) => (command.clone(), None),
         };
         Ok(Summary {

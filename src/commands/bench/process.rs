@@ -62,7 +62,7 @@ impl Process {
     ) -> Result<Process, Error> {
         let (name, mut command) = match subject {
             Subject::Serve { .. } => ("modelstream serve", own_binary()?),
-            Subject::PassThrough => ("modelstream pass-through", own_binary()?),
+            Subject::PassThrough { .. } => ("modelstream pass-through", own_binary()?),
             Subject::Command(_) => ("the command", Command::new("sh")),
         };
         match subject {
@@ -222,7 +222,8 @@ fn arguments(subject: &Subject, names: &Names, selector: &str, schema: Option<&s
             }
             add(&flags.iter().map(String::as_str).collect::<Vec<_>>());
         }
-        Subject::PassThrough | Subject::Command(_) => add(&["pass-through"]),
+        Subject::PassThrough { headers: true } => add(&["pass-through", "--headers"]),
+        Subject::PassThrough { headers: false } | Subject::Command(_) => add(&["pass-through"]),
     }
     add(&["--input", &names.input, "--output", &names.output, "--group", &names.group]);
     add(&["--config", "/dev/stdin", "--log-format", "text"]);
