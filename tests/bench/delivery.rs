@@ -5,8 +5,8 @@
 //! cargo bench --bench delivery
 //! ```
 //!
-//! The broker runs on the same machine. Every round runs each row once, so that rows are compared with their neighbours; a row
-//! is the minimum, median and maximum of its rounds. As a test (`cargo test --bench delivery`) it runs once, small.
+//! The broker runs on the same machine. Every round runs each row once, every other round in the other direction, so that rows are
+//! compared with their neighbours and what changes on the machine meets all; a row is the minimum, median and maximum of its rounds. As a test (`cargo test --bench delivery`) it runs once, small.
 
 #[path = "../it/flow.rs"]
 #[expect(dead_code, reason = "the tests of tests/it use the rest")]
@@ -58,7 +58,7 @@ struct Measured {
 fn main() {
     let full = std::env::args().any(|argument| argument == "--bench");
     let size = match full {
-        true => Size { records: 2_000_000, rounds: 5, lone: 200 },
+        true => Size { records: 2_000_000, rounds: 9, lone: 200 },
         false => Size { records: 20_000, rounds: 1, lone: 5 },
     };
     let Some(cluster) = real_kafka("bench-delivery") else { return };
@@ -69,7 +69,12 @@ fn main() {
 
     let mut rows: Vec<Vec<Measured>> = vec![Vec::new(); ROWS.len()];
     for round in 0..size.rounds {
-        for (index, (delivery, interval)) in ROWS.iter().enumerate() {
+        let mut order: Vec<usize> = (0..ROWS.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for index in order {
+            let (delivery, interval) = ROWS[index];
             rows[index].push(measure(&cluster, &flow, &size, &format!("{round}-{index}"), delivery, interval));
         }
     }
