@@ -6,7 +6,9 @@
 //! ```
 //!
 //! The broker runs on the same machine. Every round runs each row once, every other round in the other direction, so that rows are
-//! compared with their neighbours and what changes on the machine meets all; a row is the minimum, median and maximum of its rounds. As a test (`cargo test --bench delivery`) it runs once, small.
+//! compared with their neighbours and what changes on the machine meets all; a row is the minimum, median and maximum of its rounds.
+//! The first rounds are not counted: until the broker's Java has compiled what transactions run through, it competes for the cores,
+//! and that is no price of a transaction. As a test (`cargo test --bench delivery`) it runs once, small.
 
 #[path = "../it/flow.rs"]
 #[expect(dead_code, reason = "the tests of tests/it use the rest")]
@@ -45,6 +47,8 @@ const PAUSE: Duration = Duration::from_millis(150);
 struct Size {
     records: usize,
     rounds: usize,
+    /// Rounds before those that count.
+    warm_up_rounds: usize,
     lone: usize,
 }
 
@@ -58,8 +62,8 @@ struct Measured {
 fn main() {
     let full = std::env::args().any(|argument| argument == "--bench");
     let size = match full {
-        true => Size { records: 2_000_000, rounds: 9, lone: 200 },
-        false => Size { records: 20_000, rounds: 1, lone: 5 },
+        true => Size { records: 2_000_000, rounds: 9, warm_up_rounds: 2, lone: 200 },
+        false => Size { records: 20_000, rounds: 1, warm_up_rounds: 0, lone: 5 },
     };
     let Some(cluster) = real_kafka("bench-delivery") else { return };
     let flow = Flow::new(&cluster, PARTITIONS);
@@ -68,14 +72,17 @@ fn main() {
     cluster.send(&flow.input, records);
 
     let mut rows: Vec<Vec<Measured>> = vec![Vec::new(); ROWS.len()];
-    for round in 0..size.rounds {
+    for round in 0..size.warm_up_rounds + size.rounds {
         let mut order: Vec<usize> = (0..ROWS.len()).collect();
         if round % 2 == 1 {
             order.reverse();
         }
         for index in order {
             let (delivery, interval) = ROWS[index];
-            rows[index].push(measure(&cluster, &flow, &size, &format!("{round}-{index}"), delivery, interval));
+            let measured = measure(&cluster, &flow, &size, &format!("{round}-{index}"), delivery, interval);
+            if round >= size.warm_up_rounds {
+                rows[index].push(measured);
+            }
         }
     }
     print_rows(&size, &rows);
