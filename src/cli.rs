@@ -390,8 +390,8 @@ pub struct Serve {
     /// How often finished records are committed; earlier when the input is idle [default: the profile's].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub commit_interval: Option<Duration>,
-    /// Commit at the latest after this many records.
-    #[arg(long, default_value_t = 50_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    /// Commit at the latest after this many records: it bounds what is done again after a failure, where the interval does not.
+    #[arg(long, default_value_t = 250_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub commit_records: u64,
     /// Commit at the latest after this many bytes of outputs.
     #[arg(long, default_value_t = 32 * 1024 * 1024, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=1_073_741_824))]
@@ -429,7 +429,7 @@ pub struct Serve {
     /// Leave the class probabilities out of the predictions.
     #[arg(long)]
     pub no_probabilities: bool,
-    /// The most records that a lane scores together.
+    /// The most records that a lane scores together; four times as many while the transaction before is being delivered.
     #[arg(long, default_value_t = 2_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch_records: u32,
     /// How long a stopping process finishes what it has; then it exits with code 4 when the broker is away, 1 when a lane hangs.

@@ -207,6 +207,11 @@ impl Delivery {
         }
     }
 
+    /// Whether nothing can be sent at the moment, because outputs of the transaction before are still to be delivered.
+    pub fn is_former_under_way(&self) -> bool {
+        self.is_committing() && self.other.as_ref().is_some_and(|other| other.producer.in_flight() > 0)
+    }
+
     /// Whether outputs and offsets are committed together.
     pub fn is_transactional(&self) -> bool {
         self.other.is_some()

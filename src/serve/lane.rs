@@ -42,6 +42,9 @@ const IDLE_AFTER: Duration = Duration::from_millis(3);
 const FULL_WAIT: Duration = Duration::from_millis(5);
 /// How long a lane that puts a batch back waits for what it had finished to be committed.
 const PUT_BACK_TIMEOUT: Duration = Duration::from_secs(10);
+/// So many times the usual records are scored together while the transaction before is being delivered: nothing can be sent
+/// meanwhile, and whoever has scored already sends sooner.
+const BATCHES_AHEAD: usize = 4;
 /// How long each attempt to recover waits for the broker, before the lane looks at its consumer again.
 const RECOVER_WAIT: Duration = Duration::from_secs(1);
 /// How often a lasting failure is told again.
@@ -178,7 +181,9 @@ impl Lane {
             consumer.serve(FULL_WAIT)
         } else {
             batch.clear();
-            let usual = BatchLimits { records: self.models.batch_records(), bytes: BATCH_BYTES_MAX };
+            let batches = if self.delivery.is_former_under_way() { BATCHES_AHEAD } else { 1 };
+            let records = self.models.batch_records(batches * self.settings.batch_records);
+            let usual = BatchLimits { records, bytes: BATCH_BYTES_MAX };
             consumer.fetch(&mut batch.records, self.delivery.batch_limits(usual), self.wait())
         };
         let idle = matches!(fetched, Fetched::Nothing) && batch.is_sent();

@@ -21,6 +21,11 @@ const GROWTH: u64 = 2;
 /// that was larger than that.
 const LAST_RECORD_BYTES: u64 = 10 * 1024 * 1024;
 
+/// Of a finished record until its commit: its timestamp.
+const FINISHED_RECORD_BYTES: u64 = 8;
+/// Commits whose records are kept: the one that is being filled and the one that is being made.
+const COMMITS: u64 = 2;
+
 /// Everything that bounds a process's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -30,6 +35,8 @@ pub struct Limits {
     pub lanes: u64,
     /// Of the clients of each.
     pub clients: ClientLimits,
+    /// Records of one commit; the most where there are several inputs.
+    pub commit_records: u64,
     /// Brokers that may lead partitions of the input; the most where there are several inputs.
     pub brokers: u64,
     /// Partitions of input, output and dead letters; likewise.
@@ -50,11 +57,12 @@ pub struct Bound {
 impl Bound {
     /// Adds the limits up.
     pub fn of(limits: &Limits) -> Bound {
-        let Limits { models, lanes, clients, brokers, partitions } = limits;
+        let Limits { models, lanes, clients, commit_records, brokers, partitions } = limits;
         let records = BATCH_BYTES_MAX as u64 + clients.fetch_queue_bytes + LAST_RECORD_BYTES;
         let batch = records + GROWTH * SCORED_BYTES_MAX as u64;
+        let finished = GROWTH * COMMITS * FINISHED_RECORD_BYTES * commit_records;
         let partitions = ClientLimits::partition_bytes(*partitions);
-        let lane = clients.consumer_bytes(*brokers) + clients.producer_bytes(*brokers) + batch + partitions;
+        let lane = clients.consumer_bytes(*brokers) + clients.producer_bytes(*brokers) + batch + finished + partitions;
         let base = BASE_BYTES + models.saturating_sub(1) * FURTHER_MODEL_BYTES;
         Bound { base, lane, total: base + lanes * lane }
     }
@@ -73,22 +81,26 @@ mod tests {
 
     const MIB: u64 = 1024 * 1024;
 
+    fn limits(clients: ClientLimits, models: u64, lanes: u64, brokers: u64, partitions: u64) -> Limits {
+        Limits { models, lanes, clients, commit_records: 250_000, brokers, partitions }
+    }
+
     fn bound(lanes: u64, brokers: u64, partitions: u64) -> Bound {
         let clients = ClientLimits::of(&Connection::new("b:1", &[]).expect("no properties"));
-        Bound::of(&Limits { models: 1, lanes, clients, brokers, partitions })
+        Bound::of(&limits(clients, 1, lanes, brokers, partitions))
     }
 
     #[test]
     fn the_bound_of_the_defaults() {
         let one = bound(1, 1, 12);
         assert_eq!(one.total, one.base + one.lane);
-        assert_eq!(one.total / MIB, 268);
+        assert_eq!(one.total / MIB, 275);
         assert_eq!(bound(4, 1, 12).total, one.base + 4 * one.lane);
         let three_brokers = bound(1, 3, 12).lane - one.lane;
         assert!((140..160).contains(&(three_brokers / MIB)), "two more answers and their requests: {three_brokers}");
         assert_eq!((bound(1, 1, 3_000).lane - bound(1, 1, 0).lane) / MIB, 23);
         let clients = ClientLimits::of(&Connection::new("b:1", &[]).expect("no properties"));
-        let three_models = Bound::of(&Limits { models: 3, lanes: 1, clients, brokers: 1, partitions: 12 });
+        let three_models = Bound::of(&limits(clients, 3, 1, 1, 12));
         assert_eq!((three_models.lane, three_models.total - one.total), (one.lane, 2 * FURTHER_MODEL_BYTES));
     }
 
@@ -104,7 +116,7 @@ mod tests {
     fn a_property_of_the_users_is_part_of_it() {
         let larger = Connection::new("b:1", &["fetch.max.bytes=1048576".to_owned()]).expect("valid");
         let clients = ClientLimits::of(&larger);
-        let larger = Bound::of(&Limits { models: 1, lanes: 1, clients, brokers: 1, partitions: 12 });
+        let larger = Bound::of(&limits(clients, 1, 1, 1, 12));
         assert!(larger.total - bound(1, 1, 12).total > 190 * MIB);
     }
 }

@@ -312,6 +312,7 @@ fn memory_bound(settings: &Settings, extents: &[[Extent; 3]]) -> Bound {
         models: settings.models.len() as u64,
         lanes: settings.all_lanes() as u64,
         clients: ClientLimits::of(&settings.connection),
+        commit_records: settings.inputs.iter().map(|input| input.commit.records).max().unwrap_or(0),
         brokers: extents.iter().map(brokers).max().unwrap_or(0),
         partitions: extents.iter().map(|topics| topics.iter().map(partitions).sum()).max().unwrap_or(0),
     })

@@ -77,10 +77,10 @@ impl Models {
     }
 
     /// The most records of the next batch: fewer than usual where rows are wide, and where a circuit tries a few.
-    pub(super) fn batch_records(&self) -> usize {
+    pub(super) fn batch_records(&self, usual: usize) -> usize {
         let breakers = self.models.iter().map(|model| &model.breaker);
         let breakers = breakers.chain(self.router.iter().map(|router| &router.breaker));
-        let usual = breakers.fold(self.settings.batch_records, |records, breaker| breaker.records_max(records));
+        let usual = breakers.fold(usual, |records, breaker| breaker.records_max(records));
         let versions = self.models.iter().map(|model| model.active.load());
         versions.fold(usual, |records, version| version.as_ref().map_or(records, |model| self.fitting(records, model)))
     }
