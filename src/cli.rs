@@ -407,7 +407,8 @@ pub struct Serve {
     #[arg(long, hide = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub report_interval: Option<Duration>,
     /// Where a partition starts whose committed offset no longer exists. A group that has committed nothing yet starts at the
-    /// earliest record, or at the latest with `latest`; `error` stops when a committed offset was deleted.
+    /// earliest record, or at the latest with `latest`; `error` stops when a committed offset was deleted. With the others the
+    /// records that are skipped are counted (`modelstream_skipped_records_total`) and logged.
     #[arg(long, default_value = "error", value_parser = PossibleValuesParser::new(["error", "earliest", "latest"]))]
     pub offset_reset: String,
     /// How the records are written.

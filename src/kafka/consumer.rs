@@ -1,8 +1,10 @@
-//! A lane's member of the consumer group.
+//! A lane's member of the consumer group. Where its partitions start and go on is in `consumer/position.rs`.
 //!
 //! Callbacks do nothing but queue an [`Event`]; the lane answers it in its own loop. That is allowed because librdkafka waits
 //! with a rebalance until the application calls (un)assign, wherever it does so (`rd_kafka_rebalance_op_incr`), and holds
 //! the assigned partitions meanwhile.
+
+mod position;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,30 +24,12 @@ use super::Error;
 use super::context::{self, Statistics};
 use super::fault::{self, Kind};
 use super::queue::RecordQueue;
+use super::record::NoRecord;
 use super::settings::Connection;
 
 pub use super::queue::BatchLimits;
 pub use super::record::Record;
-
-/// How long each question may take that a gap is described with.
-const GAP_TIMEOUT: Duration = Duration::from_secs(2);
-/// The most partitions that are asked about: the error is waited for.
-const GAP_PARTITIONS_MAX: usize = 10;
-
-/// What else than a broker that is away keeps committed offsets from being told: a broker holds them back until the transaction
-/// that they are part of ends.
-const HIDDEN_OFFSETS: &str = ", which an open transaction hides if the broker is up (kafka-transactions.sh find-hanging finds one that nobody will end)";
-
-/// Where a partition starts when its group has no valid committed offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OffsetReset {
-    /// Nothing committed yet: the earliest record. Committed, but deleted since: [`Error::OffsetGone`].
-    Error,
-    /// The earliest record there is.
-    Earliest,
-    /// Only what comes from now on.
-    Latest,
-}
+pub use position::{OffsetReset, Skip};
 
 /// Something that happened to a member of the group.
 #[derive(Debug)]
@@ -63,6 +47,14 @@ pub enum Event {
     Committed(Result<(), Error>),
     /// librdkafka's statistics; `None` when they could not be read.
     Statistics(Option<Statistics>),
+    /// The broker has no record any more at the offset that a partition was to go on from, and the policy says where to go on
+    /// instead: the partition stands still until [`GroupConsumer::rewind`].
+    OffsetGone {
+        /// The partition.
+        partition: i32,
+        /// The offset; less than nothing where it is not told.
+        offset: i64,
+    },
     /// The consumer reports an error.
     Failed(Error),
 }
@@ -188,10 +180,8 @@ fn answer_at_close<C: ConsumerContext>(
     }
 }
 
-/// Those that are numbers; not the beginning or the end, which the broker has yet to tell.
-fn known_offsets(list: &TopicPartitionList) -> Vec<(i32, i64)> {
-    let known = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
-    list.elements().iter().filter_map(|element| Some((element.partition(), known(element.offset())?))).collect()
+fn is_offset_gone(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange))
 }
 
 /// A member of a consumer group on one topic. Polled by one thread. Dropping it leaves the group.
@@ -213,7 +203,7 @@ impl Drop for GroupConsumer {
             let (error, partitions) = match event {
                 Event::Assigned(partitions) => (RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS, partitions),
                 Event::Revoked { partitions, .. } => (RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS, partitions),
-                Event::Committed(_) | Event::Statistics(_) | Event::Failed(_) => continue,
+                Event::Committed(_) | Event::Statistics(_) | Event::OffsetGone { .. } | Event::Failed(_) => continue,
             };
             answer_at_close(&self.inner, error, &self.list(&partitions));
         }
@@ -233,12 +223,6 @@ impl GroupConsumer {
         topic: &str,
         reset: OffsetReset,
     ) -> Result<Self, Error> {
-        // A partition without a committed offset never starts by this: `assign` gives each partition its start.
-        let policy = match reset {
-            OffsetReset::Error => "error",
-            OffsetReset::Earliest => "earliest",
-            OffsetReset::Latest => "latest",
-        };
         let context = GroupContext {
             topic: topic.to_owned(),
             brokers: connection.brokers().to_owned(),
@@ -246,7 +230,8 @@ impl GroupConsumer {
             closing: AtomicBool::new(false),
             disconnected: Mutex::new(None),
         };
-        let config = connection.group_consumer(group, member, policy);
+        // The policy is ours to carry out: librdkafka's reset tells nobody what it skips.
+        let config = connection.group_consumer(group, member, "error");
         let failed = |error: &KafkaError| Error::new(format!("joining group {group}"), connection.brokers(), error);
         let inner = BaseConsumer::from_config_and_context(&config, context).map_err(|error| failed(&error))?;
         inner.subscribe(&[topic]).map_err(|error| failed(&error))?;
@@ -260,7 +245,7 @@ impl GroupConsumer {
     /// An event that comes while records are being taken is returned by the next call, so `batch` is always scored first.
     pub fn fetch<'c>(&'c self, batch: &mut Vec<Record<'c>>, limits: BatchLimits, wait: Duration) -> Fetched {
         self.wait(wait, || {
-            self.queue.take(batch, limits, |no_record| self.queue_event(Event::Failed(self.failure(&no_record.error))));
+            self.queue.take(batch, limits, |no_record| self.queue_event(self.event(&no_record)));
             !batch.is_empty()
         })
     }
@@ -317,147 +302,23 @@ impl GroupConsumer {
         self.inner.context().events().pop_front()
     }
 
+    fn event(&self, no_record: &NoRecord) -> Event {
+        let NoRecord { partition, offset, ref error } = *no_record;
+        match self.reset {
+            OffsetReset::Earliest | OffsetReset::Latest if is_offset_gone(error) => {
+                Event::OffsetGone { partition, offset }
+            }
+            _ => Event::Failed(self.failure(error)),
+        }
+    }
+
     fn failure(&self, error: &KafkaError) -> Error {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                Error::OffsetGone { topic: self.topic.clone(), gap: self.gap() }
-            }
-            _ => {
-                let disconnected = *self.inner.context().disconnected.lock().unwrap_or_else(PoisonError::into_inner);
-                let failure = Error::new(format!("reading {}", self.topic), &self.brokers, error);
-                failure.unless_disconnected(disconnected.map(|when| when.elapsed()))
-            }
+        if is_offset_gone(error) {
+            return Error::OffsetGone { topic: self.topic.clone(), gap: self.gap() };
         }
-    }
-
-    /// For the person who has to decide what becomes of them: the records between the committed offsets and those that there
-    /// are.
-    fn gap(&self) -> String {
-        let committed = self.inner.assignment().and_then(|list| self.inner.committed_offsets(list, GAP_TIMEOUT));
-        let committed = committed.map(|list| known_offsets(&list)).unwrap_or_default();
-        if committed.is_empty() {
-            // A broker forgets the offsets of a topic that is deleted.
-            return "nothing is committed there any more: was the topic made anew?".to_owned();
-        }
-        let gaps = committed.into_iter().take(GAP_PARTITIONS_MAX).filter_map(|(partition, offset)| {
-            let (first, end) = self.inner.fetch_watermarks(&self.topic, partition, GAP_TIMEOUT).ok()?;
-            match offset {
-                _ if offset < first => Some(format!("partition {partition}: {offset} to {} were deleted", first - 1)),
-                _ if offset > end => {
-                    Some(format!("partition {partition}: {offset} is committed, and it ends at {end}"))
-                }
-                _ => None,
-            }
-        });
-        let gaps: Vec<String> = gaps.collect();
-        if gaps.is_empty() { "the broker does not say which".to_owned() } else { gaps.join(", ") }
-    }
-
-    /// Takes `partitions`, each from the group's committed offset or, where it has none, from where the policy says; the
-    /// offsets, where they are known.
-    ///
-    /// # Errors
-    /// When the committed offsets cannot be read within `wait`. The partitions are taken even so, because the group waits for
-    /// that, and have to be moved with [`GroupConsumer::rewind`] before anything is fetched from them.
-    pub fn assign(&self, partitions: &[i32], wait: Duration) -> Result<Vec<(i32, i64)>, Error> {
-        // Whoever sees this joins anew.
-        let failed = |error: KafkaError| {
-            let doing = format!("taking partitions of {}", self.topic);
-            Error::Other { doing, cause: error.to_string(), fatal: true }
-        };
-        let (starts, failure) = match self.start_offsets(partitions, wait) {
-            Ok(starts) => (starts, None),
-            // Somewhere: without an offset librdkafka asks for the committed ones itself, and a partition whose offsets stay
-            // hidden longer than it asks is never started; then it cannot be moved either.
-            Err(failure) => {
-                let mut starts = self.list(partitions);
-                starts.set_all_offsets(Offset::Beginning).map_err(failed)?;
-                (starts, Some(failure))
-            }
-        };
-        self.queue.forward(partitions.iter().copied());
-        let result = match self.inner.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => self.inner.incremental_assign(&starts),
-            RebalanceProtocol::Eager | RebalanceProtocol::None => self.inner.assign(&starts),
-        };
-        result.map_err(failed)?;
-        match failure {
-            None => {
-                // librdkafka remembers that a partition was paused when it was here before.
-                self.resume(partitions);
-                Ok(known_offsets(&starts))
-            }
-            Some(failure) => {
-                // It fails only for partitions that are not ours, which then need no pause.
-                let _ = self.inner.pause(&self.list(partitions));
-                Err(failure)
-            }
-        }
-    }
-
-    /// Gives `partitions` back.
-    ///
-    /// # Errors
-    /// When librdkafka refuses, which it does when they are not ours.
-    pub fn unassign(&self, partitions: &[i32]) -> Result<(), Error> {
-        let result = match self.inner.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => self.inner.incremental_unassign(&self.list(partitions)),
-            RebalanceProtocol::Eager | RebalanceProtocol::None => self.inner.unassign(),
-        };
-        result.map_err(|error| {
-            let doing = format!("giving partitions of {} back", self.topic);
-            Error::Other { doing, cause: error.to_string(), fatal: true }
-        })
-    }
-
-    fn start_offsets(&self, partitions: &[i32], wait: Duration) -> Result<TopicPartitionList, Error> {
-        let doing = || format!("reading the committed offsets of {}", self.topic);
-        let failed = |error: &KafkaError| Error::new(doing(), &self.brokers, error);
-        // A transaction that is still open on these offsets (UNSTABLE_OFFSET_COMMIT) is awaited inside.
-        let committed = self.inner.committed_offsets(self.list(partitions), wait);
-        let committed = committed.map_err(|error| match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::OperationTimedOut) => {
-                Error::TimedOut { doing: format!("{}{HIDDEN_OFFSETS}", doing()), seconds: wait.as_secs() }
-            }
-            _ => failed(&error),
-        })?;
-        let mut starts = TopicPartitionList::with_capacity(partitions.len());
-        for element in committed.elements() {
-            let start = match (element.offset(), self.reset) {
-                (Offset::Offset(offset), _) => Offset::Offset(offset),
-                (_, OffsetReset::Error | OffsetReset::Earliest) => Offset::Beginning,
-                (_, OffsetReset::Latest) => Offset::End,
-            };
-            element.error().map_err(|error| failed(&error))?;
-            starts.add_partition_offset(&self.topic, element.partition(), start).map_err(|error| failed(&error))?;
-        }
-        Ok(starts)
-    }
-
-    /// Moves `partitions` back to the group's committed offsets and forgets what was fetched beyond: the broker, not our
-    /// memory, says where to go on.
-    ///
-    /// # Errors
-    /// When the committed offsets cannot be read within `wait`, or a partition cannot be moved: then try again.
-    pub fn rewind(&self, partitions: &[i32], wait: Duration) -> Result<Vec<(i32, i64)>, Error> {
-        if partitions.is_empty() {
-            return Ok(Vec::new());
-        }
-        let failed = |error: &KafkaError| {
-            Error::new(format!("going back to the committed offsets of {}", self.topic), &self.brokers, error)
-        };
-        let starts = self.start_offsets(partitions, wait)?;
-        let moved = self.inner.seek_partitions(starts, wait).map_err(|error| failed(&error))?;
-        if let Some(error) = moved.elements().iter().find_map(|element| element.error().err()) {
-            return Err(failed(&error));
-        }
-        // They were paused if `assign` could not say where they begin.
-        self.resume(partitions);
-        Ok(known_offsets(&moved))
-    }
-
-    fn resume(&self, partitions: &[i32]) {
-        let _ = self.inner.resume(&self.list(partitions));
+        let disconnected = *self.inner.context().disconnected.lock().unwrap_or_else(PoisonError::into_inner);
+        let failure = Error::new(format!("reading {}", self.topic), &self.brokers, error);
+        failure.unless_disconnected(disconnected.map(|when| when.elapsed()))
     }
 
     /// Which member of which generation of the group this consumer is now.

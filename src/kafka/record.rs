@@ -23,6 +23,8 @@ pub struct Record<'c> {
 pub(super) struct NoRecord {
     /// Of which partition it speaks.
     pub(super) partition: i32,
+    /// Which offset there; less than nothing where it speaks of none.
+    pub(super) offset: i64,
     /// What it says.
     pub(super) error: KafkaError,
 }
@@ -42,7 +44,11 @@ impl Record<'_> {
         let record = Record { message, consumer: PhantomData };
         match record.fields().err {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(record),
-            code => Err(NoRecord { partition: record.partition(), error: KafkaError::MessageConsumption(code.into()) }),
+            code => Err(NoRecord {
+                partition: record.partition(),
+                offset: record.offset(),
+                error: KafkaError::MessageConsumption(code.into()),
+            }),
         }
     }
 

@@ -8,6 +8,7 @@
 //! of the group, and takes no record, until its producer may send again and every partition is back at its committed
 //! offset. Our memory never says what was committed.
 
+mod gap;
 mod models;
 mod rebalance;
 mod router;
@@ -30,6 +31,7 @@ use super::lag::{self, Lag};
 use super::output::Outputs;
 use super::pulse::{Activity, Gate, LanePulse};
 use super::settings::LaneSettings;
+use gap::Skips;
 use models::Models;
 
 /// The longest wait for a record: the lane's heartbeat and a stop are never later than this.
@@ -71,6 +73,7 @@ pub struct Lane {
     /// The partitions that the lane has, with the offset to start at where it is known.
     assigned: BTreeMap<i32, Option<i64>>,
     lag: Lag,
+    skips: Skips,
     /// No record is taken.
     holding: bool,
     /// What would be read next is not what comes after the committed offsets; since when.
@@ -104,6 +107,7 @@ impl Lane {
             gate,
             assigned: BTreeMap::new(),
             lag: Lag::default(),
+            skips: Skips::default(),
             holding: false,
             adrift: None,
             told: None,
@@ -242,7 +246,7 @@ impl Lane {
         }
         crash::at(Point::Rewind)?;
         let partitions: Vec<i32> = self.assigned.keys().copied().collect();
-        match consumer.rewind(&partitions, RECOVER_WAIT) {
+        match consumer.rewind(&partitions, RECOVER_WAIT, |skip| self.skipped(&skip)) {
             Ok(starts) => self.assigned.extend(starts.into_iter().map(|(partition, start)| (partition, Some(start)))),
             Err(failure) => return self.tell(failure),
         }
@@ -360,6 +364,7 @@ impl Lane {
                 self.report(statistics.as_ref(), batch.is_sent());
                 Ok(())
             }
+            Event::OffsetGone { partition, offset } => self.offset_gone(consumer, partition, offset, batch),
             Event::Failed(error) if matches!(error.remedy(), Remedy::Stop | Remedy::Rejoin) => Err(error),
             // librdkafka goes on by itself, and has logged it; an outage brings thousands of these.
             Event::Failed(error) => {

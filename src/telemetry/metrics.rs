@@ -90,6 +90,7 @@ pub struct Metrics {
 /// The way of the records.
 struct Flow {
     records: IntCounterVec,
+    skipped_records: IntCounterVec,
     predictions: IntCounterVec,
     dead_letters: IntCounterVec,
     replayed_records: IntCounter,
@@ -102,9 +103,12 @@ impl Flow {
     fn declare(d: &mut Declare) -> Flow {
         let predictions = "Predictions by model, version and class; the class of a regression is empty.";
         let replayed = "Records that were dead letters before, replayed, and now have an output.";
+        let skipped =
+            "Records that were never read: deleted before, or passed over with --offset-reset; counted in offsets.";
         let end_to_end = "Seconds from a record's timestamp to the commit of its offset.";
         Flow {
             records: d.counters("records_total", "Records that were read from the input topic.", &["topic"]),
+            skipped_records: d.counters("skipped_records_total", skipped, &["topic"]),
             predictions: d.counters("predictions_total", predictions, &["model", "version", "class"]),
             dead_letters: d.counters("dead_letters_total", "Records that could not be scored, by reason.", &["reason"]),
             replayed_records: d.counter("replayed_records_total", replayed),

@@ -164,6 +164,20 @@ pub fn delete_records(cluster: &Cluster, topic: &str, partition: i32, offset: i6
     assert!(deleted.elements().iter().all(|element| element.error().is_ok()), "{deleted:?}");
 }
 
+/// Where a group would go on.
+pub fn committed_offset(cluster: &Cluster, group: &str, topic: &str, partition: i32) -> i64 {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &cluster.brokers).set("group.id", group);
+    let reader: BaseConsumer = config.create().expect("valid settings");
+    let mut list = TopicPartitionList::new();
+    list.add_partition(topic, partition);
+    let committed = reader.committed_offsets(list, DEADLINE).expect("a broker");
+    match committed.elements()[0].offset() {
+        Offset::Offset(offset) => offset,
+        other => panic!("nothing is committed: {other:?}"),
+    }
+}
+
 /// Sets properties of a topic; all others are the defaults afterwards.
 pub fn configure_topic(cluster: &Cluster, topic: &str, properties: &[(&str, &str)]) {
     let config = AlterConfig::new(ResourceSpecifier::Topic(topic));

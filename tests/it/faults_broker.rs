@@ -11,7 +11,8 @@ use rdkafka::types::RDKafkaApiKey;
 
 use crate::checker::Offsets;
 use crate::faults::{
-    SHORT_SESSION, Watched, add_partitions, configure_topic, delete_records, delete_topic, request, string,
+    SHORT_SESSION, Watched, add_partitions, committed_offset, configure_topic, delete_records, delete_topic, hidden,
+    request, string,
 };
 use crate::flow::GOOD;
 use crate::harness::{Cluster, DEADLINE, OwnBroker, Serving, data, failed_with, real_kafka, succeeded, wait_until};
@@ -121,6 +122,105 @@ fn deleted_records_stop_it_and_the_gap_is_stated() {
     let report = watched.assert_exactly_once();
     assert_eq!(report.expected, 150);
     assert_eq!(going_on.stop(), Some(0));
+}
+
+const SKIPPED: &str = "modelstream_skipped_records_total";
+
+fn offsets(partition: i32, range: std::ops::Range<i64>) -> Offsets {
+    Offsets::at(range.map(|offset| (partition, offset)))
+}
+
+/// Fault 30, for who wants to go on: what is left is read, what is not is counted once.
+#[test]
+fn records_that_are_skipped_are_counted() {
+    let Some(cluster) = real_kafka("fault-skipped") else { return };
+    let watched = Watched::unwatched(&cluster, 4);
+    let earliest = watched.arguments(&["--offset-reset", "earliest"]);
+    let mut serving = cluster.serve(&earliest);
+    watched.fill(0..4, 0..100);
+    assert_eq!(cluster.read(&watched.flow.output, 4 * 98).len(), 4 * 98);
+    assert_eq!(serving.metric(SKIPPED).len(), 1, "a rate over it has data from the start");
+    assert_eq!(serving.stop(), Some(0));
+    watched.fill(0..4, 100..200);
+    // What is read already; some of what is not; all that there is, twice.
+    for (partition, first) in [(0, 50), (1, 150), (2, 200), (3, 200)] {
+        delete_records(&cluster, &watched.flow.input, partition, first);
+    }
+    [offsets(1, 100..150), offsets(2, 100..200), offsets(3, 100..200)].iter().for_each(|gone| watched.forget(gone));
+    let mut serving = cluster.serve(&earliest);
+    serving.wait_for_log("partition 1: 100 to 149 were deleted");
+    wait_until("each gap is counted", || serving.total(SKIPPED) == 250.0);
+    watched.fill(2..3, 200..300);
+    wait_until("it works", || serving.total("modelstream_records_total") == 250.0);
+    assert_eq!(serving.total(SKIPPED), 250.0);
+    assert_eq!(serving.stop(), Some(0));
+    // Partition 3 had nothing to commit but the skip.
+    let mut serving = cluster.serve(&earliest);
+    watched.fill(3..4, 200..300);
+    wait_until("it works", || serving.total("modelstream_records_total") == 100.0);
+    assert_eq!(serving.total(SKIPPED), 0.0);
+    watched.assert_exactly_once();
+    assert_eq!(serving.stop(), Some(0));
+}
+
+/// Fault 30, with `latest`: what is left is passed over too, and counted.
+#[test]
+fn records_that_are_passed_over_are_counted() {
+    let Some(cluster) = real_kafka("fault-passed-over") else { return };
+    let watched = eaten(&cluster);
+    let mut serving = cluster.serve(&watched.arguments(&["--offset-reset", "latest"]));
+    wait_until("the gap is counted", || serving.total(SKIPPED) == 100.0);
+    watched.forget(&offsets(0, 150..200));
+    watched.fill(0..1, 200..300);
+    watched.assert_exactly_once();
+    assert_eq!(serving.total(SKIPPED), 100.0);
+    assert_eq!(serving.stop(), Some(0));
+}
+
+/// Fault 30, while the process runs: it stands still, and what it would read next is deleted.
+#[test]
+fn records_that_are_deleted_under_its_hands_are_counted() {
+    let Some(cluster) = real_kafka("fault-under-hands") else { return };
+    let watched = Watched::unwatched(&cluster, 1);
+    let mut serving = cluster.serve(&watched.arguments(&["--offset-reset", "earliest"]));
+    watched.fill(0..1, 0..100);
+    assert_eq!(cluster.read(&watched.flow.output, 98).len(), 98);
+    serving.signal("STOP");
+    // What it had asked for is answered by then, with nothing.
+    std::thread::sleep(Duration::from_secs(1));
+    watched.fill(0..1, 100..200);
+    delete_records(&cluster, &watched.flow.input, 0, 150);
+    watched.forget(&offsets(0, 100..150));
+    serving.signal("CONT");
+    watched.assert_exactly_once();
+    assert_eq!(serving.total(SKIPPED), 50.0);
+    assert_eq!(serving.stop(), Some(0));
+}
+
+/// Fault 30, after an abort: the committed offset that it goes back to is gone.
+#[test]
+fn after_an_abort_too_what_was_deleted_is_counted() {
+    let Some(cluster) = real_kafka("fault-abort-eaten") else { return };
+    let watched = Watched::unwatched(&cluster, 1);
+    const RECORDS: i64 = 10_000;
+    let often = ["--offset-reset", "earliest", "--batch-records", "50", "--commit-records", "100"];
+    // It stops itself with a transaction open, which takes too long then.
+    let mut serving = cluster.serve_disturbed("before-commit=stop@20", &watched.arguments(&often));
+    watched.fill(0..1, 0..100);
+    assert_eq!(cluster.read(&watched.flow.output, 98).len(), 98);
+    watched.fill(0..1, 100..RECORDS as u64);
+    wait_until("it stands still", || serving.is_stopped());
+    assert!(hidden(&cluster, &watched.flow.output, 1) > 0);
+    delete_records(&cluster, &watched.flow.input, 0, RECORDS);
+    wait_until("the broker aborted it", || hidden(&cluster, &watched.flow.output, 1) == 0);
+    let committed = committed_offset(&cluster, &watched.group, &watched.flow.input, 0);
+    watched.forget(&offsets(0, committed..RECORDS));
+    serving.signal("CONT");
+    wait_until("the gap is counted", || serving.total(SKIPPED) == (RECORDS - committed) as f64);
+    watched.fill(0..1, RECORDS as u64..RECORDS as u64 + 100);
+    watched.assert_exactly_once();
+    assert_eq!(serving.total(SKIPPED), (RECORDS - committed) as f64);
+    assert_eq!(serving.stop(), Some(0));
 }
 
 /// Fault 31. Aborted records are none; ends of transactions are offsets without a record, and no lag.

@@ -13,7 +13,7 @@ use super::{FULL_WAIT, Lane};
 
 /// How long a lane that takes partitions waits for their committed offsets; the group waits for it meanwhile.
 const ASSIGN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a lane that gives partitions back finishes what it has; the group waits for it meanwhile.
+/// How long a lane that gives partitions back finishes what it has; the group may wait for it meanwhile.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Lane {
@@ -55,7 +55,8 @@ impl Lane {
         settled
     }
 
-    fn settle(&mut self, consumer: &GroupConsumer, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
+    /// Finishes and commits what was fetched.
+    pub(super) fn settle(&mut self, consumer: &GroupConsumer, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
         let deadline = Instant::now() + REVOKE_TIMEOUT;
         loop {
             self.send(batch)?;

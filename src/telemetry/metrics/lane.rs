@@ -11,6 +11,7 @@ use super::{CLASS_LABELS_MAX, Metrics, Stage};
 pub struct LaneMetrics {
     topic: String,
     records: IntCounter,
+    skipped_records: IntCounter,
     predictions: IntCounterVec,
     dead_letters: IntCounterVec,
     by_reason: HashMap<&'static str, IntCounter>,
@@ -42,6 +43,7 @@ impl LaneMetrics {
         LaneMetrics {
             topic: topic.to_owned(),
             records: metrics.flow.records.with_label_values(&[topic]),
+            skipped_records: metrics.flow.skipped_records.with_label_values(&[topic]),
             predictions: metrics.flow.predictions.clone(),
             dead_letters: metrics.flow.dead_letters.clone(),
             by_reason: HashMap::new(),
@@ -82,6 +84,11 @@ impl LaneMetrics {
     pub fn batch(&self, records: usize) {
         self.records.inc_by(records as u64);
         self.batch_records.observe(records as f64);
+    }
+
+    /// So many records will never be read.
+    pub fn skipped(&self, records: u64) {
+        self.skipped_records.inc_by(records);
     }
 
     /// A step of a batch took this long.
