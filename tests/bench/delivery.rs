@@ -7,8 +7,8 @@
 //!
 //! The broker runs on the same machine. Every round runs each row once, every other round in the other direction, so that rows are
 //! compared with their neighbours and what changes on the machine meets all; a row is the minimum, median and maximum of its rounds.
-//! The first rounds are not counted: until the broker's Java has compiled what transactions run through, it competes for the cores,
-//! and that is no price of a transaction. As a test (`cargo test --bench delivery`) it runs once, small.
+//! Thousands of transactions come first and are not counted: until the broker's Java has compiled what they run through, it competes
+//! for the cores, and that is no price of a transaction. As a test (`cargo test --bench delivery`) it runs once, small.
 
 #[path = "../it/flow.rs"]
 #[expect(dead_code, reason = "the tests of tests/it use the rest")]
@@ -39,6 +39,8 @@ const ROWS: [(&str, &str); 7] = [
     ("exactly-once", "25ms"),
     ("exactly-once", "10ms"),
 ];
+/// Of the runs that warm the broker up: for as many transactions as there can be.
+const SHORTEST_INTERVAL: &str = "1ms";
 /// What a process does before this share of the records is not measured: joining the group, the first fetches.
 const WARM_UP: f64 = 0.1;
 /// Between two lone records: longer than any commit interval's echo.
@@ -47,8 +49,8 @@ const PAUSE: Duration = Duration::from_millis(150);
 struct Size {
     records: usize,
     rounds: usize,
-    /// Rounds before those that count.
-    warm_up_rounds: usize,
+    /// Runs before those that count.
+    warm_ups: usize,
     lone: usize,
 }
 
@@ -62,8 +64,8 @@ struct Measured {
 fn main() {
     let full = std::env::args().any(|argument| argument == "--bench");
     let size = match full {
-        true => Size { records: 2_000_000, rounds: 9, warm_up_rounds: 2, lone: 200 },
-        false => Size { records: 20_000, rounds: 1, warm_up_rounds: 0, lone: 5 },
+        true => Size { records: 2_000_000, rounds: 9, warm_ups: 8, lone: 200 },
+        false => Size { records: 20_000, rounds: 1, warm_ups: 0, lone: 5 },
     };
     let Some(cluster) = real_kafka("bench-delivery") else { return };
     let flow = Flow::new(&cluster, PARTITIONS);
@@ -72,17 +74,17 @@ fn main() {
     cluster.send(&flow.input, records);
 
     let mut rows: Vec<Vec<Measured>> = vec![Vec::new(); ROWS.len()];
-    for round in 0..size.warm_up_rounds + size.rounds {
+    for run in 0..size.warm_ups {
+        measure(&cluster, &flow, &size, &format!("warm-up-{run}"), "exactly-once", SHORTEST_INTERVAL);
+    }
+    for round in 0..size.rounds {
         let mut order: Vec<usize> = (0..ROWS.len()).collect();
         if round % 2 == 1 {
             order.reverse();
         }
         for index in order {
             let (delivery, interval) = ROWS[index];
-            let measured = measure(&cluster, &flow, &size, &format!("{round}-{index}"), delivery, interval);
-            if round >= size.warm_up_rounds {
-                rows[index].push(measured);
-            }
+            rows[index].push(measure(&cluster, &flow, &size, &format!("{round}-{index}"), delivery, interval));
         }
     }
     print_rows(&size, &rows);
