@@ -180,10 +180,6 @@ fn answer_at_close<C: ConsumerContext>(
     }
 }
 
-fn is_offset_gone(error: &KafkaError) -> bool {
-    matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange))
-}
-
 /// A member of a consumer group on one topic. Polled by one thread. Dropping it leaves the group.
 pub struct GroupConsumer {
     /// Before `inner`, because it goes first.
@@ -305,7 +301,7 @@ impl GroupConsumer {
     fn event(&self, no_record: &NoRecord) -> Event {
         let NoRecord { partition, offset, ref error } = *no_record;
         match self.reset {
-            OffsetReset::Earliest | OffsetReset::Latest if is_offset_gone(error) => {
+            OffsetReset::Earliest | OffsetReset::Latest if fault::is_offset_gone(error) => {
                 Event::OffsetGone { partition, offset }
             }
             _ => Event::Failed(self.failure(error)),
@@ -313,7 +309,7 @@ impl GroupConsumer {
     }
 
     fn failure(&self, error: &KafkaError) -> Error {
-        if is_offset_gone(error) {
+        if fault::is_offset_gone(error) {
             return Error::OffsetGone { topic: self.topic.clone(), gap: self.gap() };
         }
         let disconnected = *self.inner.context().disconnected.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::Error;
 use super::settings::{SESSION_TIMEOUT, TRANSACTION_TIMEOUT};
@@ -79,6 +79,11 @@ pub(super) enum Kind {
     NoTopic,
     /// None of these.
     Other,
+}
+
+/// Whether the record that was to be read next no longer exists.
+pub(super) fn is_offset_gone(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange))
 }
 
 pub(super) fn kind(code: Code) -> Kind {

@@ -6,12 +6,12 @@ use rdkafka::Offset;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 
 use super::queue::{BatchLimits, RecordQueue};
 use super::record::Record;
 use super::settings::Connection;
-use super::{Error, context};
+use super::{Error, context, fault};
 
 /// Where a partition is read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,12 +108,10 @@ impl LogReader {
     }
 
     fn failure(&self, error: &KafkaError) -> Error {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                let gap = "records were deleted before they were read".to_owned();
-                Error::OffsetGone { topic: self.topic.clone(), gap }
-            }
-            _ => Error::new(format!("reading {}", self.topic), &self.brokers, error),
+        if fault::is_offset_gone(error) {
+            let gap = "records were deleted before they were read".to_owned();
+            return Error::OffsetGone { topic: self.topic.clone(), gap };
         }
+        Error::new(format!("reading {}", self.topic), &self.brokers, error)
     }
 }

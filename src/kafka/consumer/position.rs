@@ -97,6 +97,11 @@ fn known_offsets(list: &TopicPartitionList) -> Vec<(i32, i64)> {
     list.elements().iter().filter_map(|element| Some((element.partition(), known(element.offset())?))).collect()
 }
 
+/// librdkafka refuses what the group asked for. Whoever sees this joins anew.
+fn out_of_step(doing: String, error: &KafkaError) -> Error {
+    Error::Other { doing, cause: error.to_string(), fatal: true }
+}
+
 impl GroupConsumer {
     /// For the person who has to decide what becomes of them: the records between the committed offsets and those that there
     /// are.
@@ -184,10 +189,8 @@ impl GroupConsumer {
         Ok(())
     }
 
-    /// Whoever sees this joins anew.
     fn not_taken(&self, error: &KafkaError) -> Error {
-        let doing = format!("taking partitions of {}", self.topic);
-        Error::Other { doing, cause: error.to_string(), fatal: true }
+        out_of_step(format!("taking partitions of {}", self.topic), error)
     }
 
     /// Gives `partitions` back.
@@ -199,10 +202,7 @@ impl GroupConsumer {
             RebalanceProtocol::Cooperative => self.inner.incremental_unassign(&self.list(partitions)),
             RebalanceProtocol::Eager | RebalanceProtocol::None => self.inner.unassign(),
         };
-        result.map_err(|error| {
-            let doing = format!("giving partitions of {} back", self.topic);
-            Error::Other { doing, cause: error.to_string(), fatal: true }
-        })
+        result.map_err(|error| out_of_step(format!("giving partitions of {} back", self.topic), &error))
     }
 
     fn start_offsets(&self, partitions: &[i32], wait: Duration) -> Result<TopicPartitionList, Error> {
