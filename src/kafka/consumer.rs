@@ -188,6 +188,8 @@ pub struct GroupConsumer {
     topic: String,
     brokers: String,
     reset: OffsetReset,
+    /// Whether it keeps its place in the group when it ends, for whoever has its name next.
+    is_static: bool,
 }
 
 impl Drop for GroupConsumer {
@@ -202,6 +204,11 @@ impl Drop for GroupConsumer {
                 Event::Committed(_) | Event::Statistics(_) | Event::OffsetGone { .. } | Event::Failed(_) => continue,
             };
             answer_at_close(&self.inner, error, &self.list(&partitions));
+        }
+        // librdkafka 2.12 does not leave the group at close where it has no partition, and the group then waits for this member
+        // until its session ends. It leaves when the topic is given up. A static member is not to leave.
+        if !self.is_static && self.inner.assignment().is_ok_and(|list| list.count() == 0) {
+            self.inner.unsubscribe();
         }
     }
 }
@@ -233,7 +240,8 @@ impl GroupConsumer {
         inner.subscribe(&[topic]).map_err(|error| failed(&error))?;
         // SAFETY: the client is a consumer's; as the first field, the queue goes before it.
         let queue = unsafe { RecordQueue::new(inner.client().native_ptr(), topic) };
-        Ok(GroupConsumer { queue, inner, topic: topic.to_owned(), brokers: connection.brokers().to_owned(), reset })
+        let (topic, brokers) = (topic.to_owned(), connection.brokers().to_owned());
+        Ok(GroupConsumer { queue, inner, topic, brokers, reset, is_static: member.is_some() })
     }
 
     /// Waits up to `wait` for something, then takes what is there without waiting for more, up to `limits`.
@@ -323,11 +331,11 @@ impl GroupConsumer {
         GroupMetadata(unsafe { sys::rd_kafka_consumer_group_metadata(self.inner.client().native_ptr()) })
     }
 
-    /// Whether no request to join the group is under way, as far as the broker answers within `wait`. A broker answers a
-    /// connection's requests in order and holds the answer to a join back until all members have joined; so it answers this
-    /// one only when there is none.
+    /// Whether it has joined the group and no request to join is under way, as far as the broker answers within `wait`. A broker
+    /// answers a connection's requests in order and holds the answer to a join back until all members have joined; so it answers
+    /// this one only when there is none.
     pub fn is_between_rebalances(&self, wait: Duration) -> bool {
-        self.inner.committed_offsets(self.list(&[0]), wait).is_ok()
+        self.group_metadata().is_of_a_member() && self.inner.committed_offsets(self.list(&[0]), wait).is_ok()
     }
 
     /// Commits for each partition the offset of the next record to read; [`Event::Committed`] tells the outcome.

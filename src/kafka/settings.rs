@@ -101,7 +101,9 @@ impl Connection {
     /// The configuration that all clients share. The user's properties come last, so they win over our defaults.
     fn client(&self, ours: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
-        config.set_log_level(RDKafkaLogLevel::Info);
+        // Whoever sets librdkafka's `debug` wants to read what it says then.
+        let is_debugged = self.properties.iter().any(|(key, _)| key == "debug");
+        config.set_log_level(if is_debugged { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
         config.set("bootstrap.servers", &self.brokers).set("client.id", "modelstream");
         // A new topic or a moved leader is seen within this time, not within librdkafka's five minutes.
         config.set("topic.metadata.refresh.interval.ms", "30000");

@@ -18,6 +18,8 @@ use modelstream::kafka::admin::{Admin, Cleanup, TopicSpec};
 use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
 use modelstream::kafka::reader::{LogReader, Read, Start};
 use modelstream::registry::{Topics, Trust};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use crate::proxy::Proxy;
 
@@ -308,6 +310,14 @@ impl Cluster {
         let name = self.name(name);
         self.create(&[TopicSpec { name: name.clone(), partitions, cleanup: Cleanup::Delete }]);
         name
+    }
+
+    /// How many members the broker counts in a group.
+    pub fn members(&self, group: &str) -> usize {
+        let consumer: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", &self.brokers).create().expect("valid settings");
+        let list = consumer.fetch_group_list(Some(group), DEADLINE).expect("the broker answers");
+        list.groups().iter().map(|group| group.members().len()).sum()
     }
 
     /// Sends records and waits for their delivery.

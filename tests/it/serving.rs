@@ -236,6 +236,24 @@ fn come_and_go(test: &str, delivery: &str) {
     }
 }
 
+/// Else the group waits for each of its lanes until their sessions end, and so does whoever joins next.
+#[test]
+fn a_process_that_has_no_partition_leaves_its_group_when_it_ends() {
+    let Some(cluster) = real_kafka("serving-spare") else { return };
+    let flow = Flow::new(&cluster, 1);
+    cluster.publish_iris("iris", "7");
+    let group = cluster.name("group");
+    let lanes = flow.arguments(&["--group", &group, "--lanes", "2"]);
+    let mut serving = cluster.serve(&lanes);
+    serving.wait_until_ready();
+    let mut spare = cluster.serve(&lanes);
+    wait_until("both of its lanes have joined", || cluster.members(&group) == 4);
+    assert_eq!(spare.stop(), Some(0));
+    assert_eq!(cluster.members(&group), 2, "nobody waits for the two that ended");
+    assert_eq!(serving.stop(), Some(0));
+    assert_eq!(cluster.members(&group), 0);
+}
+
 /// At least once: SIGKILL may double records, and loses none.
 #[test]
 fn a_killed_process_loses_nothing() {
