@@ -6,6 +6,7 @@
 
 mod position;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,10 @@ use super::settings::Connection;
 pub use super::queue::BatchLimits;
 pub use super::record::Record;
 pub use position::{OffsetReset, Skip};
+
+/// How often librdkafka's own thread is woken. It waits by the wall clock: where that is put back by an hour while it waits, it
+/// sends no heartbeat for an hour, and the group does without this member.
+const WAKE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Something that happened to a member of the group.
 #[derive(Debug)]
@@ -190,6 +195,8 @@ pub struct GroupConsumer {
     reset: OffsetReset,
     /// Whether it keeps its place in the group when it ends, for whoever has its name next.
     is_static: bool,
+    /// When librdkafka's own thread was woken last.
+    woken: Cell<Instant>,
 }
 
 impl Drop for GroupConsumer {
@@ -241,7 +248,15 @@ impl GroupConsumer {
         // SAFETY: the client is a consumer's; as the first field, the queue goes before it.
         let queue = unsafe { RecordQueue::new(inner.client().native_ptr(), topic) };
         let (topic, brokers) = (topic.to_owned(), connection.brokers().to_owned());
-        Ok(GroupConsumer { queue, inner, topic, brokers, reset, is_static: member.is_some() })
+        Ok(GroupConsumer {
+            queue,
+            inner,
+            topic,
+            brokers,
+            reset,
+            is_static: member.is_some(),
+            woken: Cell::new(Instant::now()),
+        })
     }
 
     /// Waits up to `wait` for something, then takes what is there without waiting for more, up to `limits`.
@@ -281,6 +296,11 @@ impl GroupConsumer {
 
     /// Lets librdkafka make the callbacks that wait, and tells the group that this member is alive.
     fn poll(&self) {
+        if self.woken.get().elapsed() >= WAKE_INTERVAL {
+            self.woken.set(Instant::now());
+            // Any question that its thread answers.
+            self.group_metadata();
+        }
         loop {
             match self.inner.poll(Duration::ZERO) {
                 // Whoever sees this joins anew, and the record is read again.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -169,19 +169,26 @@ impl OwnBroker {
 
     /// As [`OwnBroker::start_proxied`], with `settings` of the broker, each as `KEY=VALUE`.
     pub fn start_proxied_with(test: &str, settings: &[&str]) -> Option<ProxiedBroker> {
+        let listener = Proxy::listener();
+        let advertised = listener.local_addr().expect("it listens").port();
+        let (broker, direct, behind) = OwnBroker::start_behind(test, advertised, settings)?;
+        let proxy = Proxy::start(listener, behind);
+        let cluster = direct.through(&proxy.address().to_string());
+        Some(ProxiedBroker { proxy, cluster, direct, broker })
+    }
+
+    /// As [`OwnBroker::start_with`], with a second listener at the address that comes last, which tells its clients to connect
+    /// to the port `advertised`.
+    pub fn start_behind(test: &str, advertised: u16, settings: &[&str]) -> Option<(OwnBroker, Cluster, SocketAddr)> {
         real_kafka(test)?;
-        let (dir, listener) = (tempfile::tempdir().expect("a directory"), Proxy::listener());
-        let advertised = listener.local_addr().expect("it listens").port().to_string();
+        let dir = tempfile::tempdir().expect("a directory");
         let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
-        let proxied = ["--proxied-port", &advertised];
-        let address = OwnBroker::run_first(dir.path(), &[&proxied[..], &settings].concat());
+        let advertised = advertised.to_string();
+        let address = OwnBroker::run_first(dir.path(), &[&["--proxied-port", &advertised], &settings[..]].concat());
         let port = address.rsplit(':').next().expect("a port").to_owned();
         let behind = std::fs::read_to_string(dir.path().join("proxied")).expect("the broker's second port");
         let behind = format!("127.0.0.1:{}", behind.trim()).parse().expect("an address");
-        let proxy = Proxy::start(listener, behind);
-        let direct = Cluster::new(&address, test);
-        let cluster = direct.through(&proxy.address().to_string());
-        Some(ProxiedBroker { proxy, cluster, direct, broker: OwnBroker { dir, port } })
+        Some((OwnBroker { dir, port }, Cluster::new(&address, test), behind))
     }
 
     /// SIGKILL: nothing is flushed, nobody is told.
@@ -281,7 +288,7 @@ impl Cluster {
     }
 
     /// The same topics by another way.
-    fn through(&self, brokers: &str) -> Cluster {
+    pub fn through(&self, brokers: &str) -> Cluster {
         let connection = Connection::new(brokers, &[]).expect("no properties");
         let (log, prefix) = (self.log.clone(), self.prefix.clone());
         Cluster { brokers: brokers.to_owned(), connection, log, prefix, replication: self.replication }
@@ -370,10 +377,15 @@ impl Cluster {
 
     /// As [`Cluster::serve`], with crash points (`src/serve/crash.rs`).
     pub fn serve_disturbed(&self, crash_points: &str, arguments: &[&str]) -> Serving {
+        self.serve_in(&[(CRASH_POINTS, crash_points)], arguments)
+    }
+
+    /// As [`Cluster::serve`], with variables of the environment.
+    pub fn serve_in(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Serving {
         let mut all = self.arguments(&["serve"]);
         all.extend(["--listen", "127.0.0.1:0", "--log-format", "json"]);
         all.extend(arguments);
-        Serving::start(&all, crash_points)
+        Serving::start_in(environment, &all)
     }
 
     /// As [`Cluster::serve_disturbed`], with so much to say that a stderr which nobody reads is full soon.
@@ -381,7 +393,7 @@ impl Cluster {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
         let address = format!("127.0.0.1:{port}");
         let all = [&self.arguments(&["serve", "-vv", "--listen", &address])[..], arguments].concat();
-        let child = Serving::spawn(&all, crash_points);
+        let child = Serving::spawn(&[(CRASH_POINTS, crash_points)], &all);
         // Nobody sends: nothing is read.
         let (_, lines) = channel();
         let serving = Serving { child, lines, log: Vec::new(), address };
@@ -399,6 +411,9 @@ impl Cluster {
     }
 }
 
+/// Which variable names the crash points (`src/serve/crash.rs`).
+const CRASH_POINTS: &str = "MODELSTREAM_CRASH_POINTS";
+
 /// A running `modelstream serve`.
 pub struct Serving {
     child: Child,
@@ -408,10 +423,10 @@ pub struct Serving {
 }
 
 impl Serving {
-    fn spawn(arguments: &[&str], crash_points: &str) -> Child {
+    fn spawn(environment: &[(&str, &str)], arguments: &[&str]) -> Child {
         Command::new(env!("CARGO_BIN_EXE_modelstream"))
             .args(arguments)
-            .env("MODELSTREAM_CRASH_POINTS", crash_points)
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -420,7 +435,11 @@ impl Serving {
 
     /// Starts `modelstream` with these arguments, of which the first is `serve`.
     pub fn start(arguments: &[&str], crash_points: &str) -> Serving {
-        let mut child = Serving::spawn(arguments, crash_points);
+        Serving::start_in(&[(CRASH_POINTS, crash_points)], arguments)
+    }
+
+    fn start_in(environment: &[(&str, &str)], arguments: &[&str]) -> Serving {
+        let mut child = Serving::spawn(environment, arguments);
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let (sender, lines) = channel();
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
