@@ -195,6 +195,19 @@ pub struct Producer {
     miscounts: Cell<bool>,
 }
 
+impl Drop for Producer {
+    /// The thread that polls the reports is waited for, and waits itself by the wall clock: where that was put back meanwhile, for
+    /// longer than anybody has patience. Woken, it looks at the clock anew.
+    fn drop(&mut self) {
+        // SAFETY: the client lives as long as `inner`; the queue is counted by librdkafka, and our count is given back.
+        unsafe {
+            let queue = sys::rd_kafka_queue_get_main(self.client());
+            sys::rd_kafka_queue_yield(queue);
+            sys::rd_kafka_queue_destroy(queue);
+        }
+    }
+}
+
 impl Producer {
     /// An idempotent producer.
     ///
