@@ -315,8 +315,8 @@ impl Shared {
             // What is no request of a known kind is forwarded untouched.
             let request = request_of(&frame);
             let what = request.and_then(|(api, _)| self.choose(api));
-            if let (Some((_, correlation)), Some(answer @ (What::DelayResponse(_) | What::DropResponse(_)))) =
-                (request, what)
+            use What::{CutConnectionBeforeResponse as Cut, DelayResponse, DropResponse};
+            if let (Some((_, correlation)), Some(answer @ (DelayResponse(_) | DropResponse(_) | Cut))) = (request, what)
             {
                 connection.unanswered().insert(correlation, answer);
             }
@@ -377,6 +377,10 @@ impl Shared {
                 std::thread::sleep(delay);
             }
             self.await_line();
+            // The answer can be here before the connection is cut.
+            if what == Some(What::CutConnectionBeforeResponse) {
+                continue;
+            }
             if let Some(What::DropResponse(afterwards)) = what {
                 self.count_fault();
                 if afterwards == Afterwards::Close {
