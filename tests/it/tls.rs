@@ -1,7 +1,7 @@
 //! Brokers that speak TLS: with a certificate that holds records flow, with one that does not nobody is spoken to.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::flow::{Flow, GOOD};
@@ -18,8 +18,8 @@ struct TlsBroker {
     plain: Cluster,
     /// The same by the TLS listener.
     tls: Cluster,
-    /// Trusts the broker's certificate.
-    ca: PathBuf,
+    /// The property that makes a client trust the broker's certificate.
+    trust: String,
     _dir: tempfile::TempDir,
 }
 
@@ -45,19 +45,13 @@ impl TlsBroker {
         let (broker, plain, behind) = OwnBroker::start_behind(test, advertised.port(), &settings)?;
         std::thread::spawn(move || forward(&listener, behind));
         let tls = plain.through(&advertised.to_string());
-        Some(TlsBroker { _broker: broker, plain, tls, ca, _dir: dir })
+        let trust = format!("ssl.ca.location={}", ca.display());
+        Some(TlsBroker { _broker: broker, plain, tls, trust, _dir: dir })
     }
 
     /// `words`, and what makes the client trust the broker's certificate.
-    fn trusting(&self, words: &[&str]) -> Vec<String> {
-        let ca = format!("ssl.ca.location={}", self.ca.display());
-        let tls = ["-X", "security.protocol=ssl", "-X", &ca];
-        words.iter().chain(&tls).map(|word| (*word).to_owned()).collect()
-    }
-
-    /// The line of a verb that asks the cluster by TLS.
-    fn line<'a>(&'a self, words: &'a [String]) -> Vec<&'a str> {
-        self.tls.arguments(&words.iter().map(String::as_str).collect::<Vec<&str>>())
+    fn trusting<'a>(&'a self, words: &[&'a str]) -> Vec<&'a str> {
+        [words, &["-X", "security.protocol=ssl", "-X", &self.trust]].concat()
     }
 }
 
@@ -89,10 +83,9 @@ fn records_flow_exactly_once_over_tls() {
     let Some(broker) = TlsBroker::start("tls-flow", &["-ext", "san=ip:127.0.0.1"]) else { return };
     let flow = Flow::new(&broker.plain, 1);
     broker.plain.publish_iris("iris", "7");
-    let listed = succeeded(&broker.line(&broker.trusting(&["models", "list"])));
+    let listed = succeeded(&broker.tls.arguments(&broker.trusting(&["models", "list"])));
     assert!(listed.contains("iris"), "{listed}");
-    let words = broker.trusting(&flow.arguments(&[]));
-    let mut serving = broker.tls.serve(&words.iter().map(String::as_str).collect::<Vec<&str>>());
+    let mut serving = broker.tls.serve(&broker.trusting(&flow.arguments(&[])));
     broker.plain.send(&flow.input, [(None, Some(GOOD)), (None, Some(GOOD))]);
     let outputs = broker.plain.read(&flow.output, 2);
     assert_eq!(outputs.iter().map(|output| output.source()).collect::<Vec<_>>(), [(0, 0), (0, 1)]);
@@ -103,15 +96,14 @@ fn records_flow_exactly_once_over_tls() {
 #[test]
 fn a_certificate_that_nobody_vouches_for_is_refused() {
     let Some(broker) = TlsBroker::start("tls-unknown", &["-ext", "san=ip:127.0.0.1"]) else { return };
-    let untrusting = ["models", "list", "-X", "security.protocol=ssl"].map(str::to_owned);
-    assert_certificate_is_refused(&broker.line(&untrusting));
+    assert_certificate_is_refused(&broker.tls.arguments(&["models", "list", "-X", "security.protocol=ssl"]));
 }
 
 /// Fault 34.
 #[test]
 fn a_certificate_of_another_host_is_refused() {
     let Some(broker) = TlsBroker::start("tls-host", &["-ext", "san=dns:elsewhere.example"]) else { return };
-    assert_certificate_is_refused(&broker.line(&broker.trusting(&["models", "list"])));
+    assert_certificate_is_refused(&broker.tls.arguments(&broker.trusting(&["models", "list"])));
 }
 
 /// Fault 34.
@@ -119,7 +111,7 @@ fn a_certificate_of_another_host_is_refused() {
 fn an_expired_certificate_is_refused() {
     let past = ["-ext", "san=ip:127.0.0.1", "-startdate", "-10d", "-validity", "5"];
     let Some(broker) = TlsBroker::start("tls-expired", &past) else { return };
-    assert_certificate_is_refused(&broker.line(&broker.trusting(&["models", "list"])));
+    assert_certificate_is_refused(&broker.tls.arguments(&broker.trusting(&["models", "list"])));
 }
 
 fn assert_certificate_is_refused(line: &[&str]) {
