@@ -21,7 +21,7 @@ const ROOMS: [(&str, &[&str]); 10] = [
 ];
 
 /// A crate and the only places that may name it.
-const CRATES: [(&str, &[&str]); 7] = [
+const CRATES: [(&str, &[&str]); 8] = [
     ("rdkafka", &["src/kafka/"]),
     ("rdkafka_sys", &["src/kafka/"]),
     ("prometheus", &["src/telemetry/"]),
@@ -29,6 +29,7 @@ const CRATES: [(&str, &[&str]); 7] = [
     ("clap", &["src/cli.rs", "src/cli/"]),
     ("ed25519_dalek", &["src/registry/trust.rs"]),
     ("zstd", &["src/registry/stored.rs"]),
+    ("libmimalloc_sys", &["src/main.rs"]),
 ];
 
 /// Of a file without its tests.
