@@ -46,7 +46,7 @@ const FULL_WAIT: Duration = Duration::from_millis(5);
 const PUT_BACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// So many times the usual records are scored together while the transaction before is being delivered: nothing can be sent
 /// meanwhile, and whoever has scored already sends sooner.
-const BATCHES_AHEAD: usize = 4;
+const BATCHES_AHEAD: usize = 8;
 /// How long each attempt to recover waits for the broker, before the lane looks at its consumer again.
 const RECOVER_WAIT: Duration = Duration::from_secs(1);
 /// How often a lasting failure is told again.
