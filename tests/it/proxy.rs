@@ -49,6 +49,13 @@ pub enum What {
     CutConnectionBeforeResponse,
 }
 
+impl What {
+    /// Whether the answer is not simply forwarded.
+    fn concerns_the_answer(&self) -> bool {
+        matches!(self, What::DelayResponse(_) | What::DropResponse(_) | What::CutConnectionBeforeResponse)
+    }
+}
+
 /// What becomes of a connection on which something was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Afterwards {
@@ -315,10 +322,8 @@ impl Shared {
             // What is no request of a known kind is forwarded untouched.
             let request = request_of(&frame);
             let what = request.and_then(|(api, _)| self.choose(api));
-            use What::{CutConnectionBeforeResponse as Cut, DelayResponse, DropResponse};
-            if let (Some((_, correlation)), Some(answer @ (DelayResponse(_) | DropResponse(_) | Cut))) = (request, what)
-            {
-                connection.unanswered().insert(correlation, answer);
+            if let (Some((_, correlation)), Some(what)) = (request, what.filter(What::concerns_the_answer)) {
+                connection.unanswered().insert(correlation, what);
             }
             let at = self.arrival(Way::ToBroker, frame.len());
             if due.send(Due { frame, at, what }).is_err() {
