@@ -1,10 +1,11 @@
 //! A polled producer, with flush and commit that do not wait longer than they must; its transactions are in `producer/transaction.rs`.
 //!
 //! rdkafka's own `flush` and `commit_transaction` take 100 ms each whenever something is in flight, because they poll in
-//! steps that last their whole time. Here a thread polls the delivery reports ([`ThreadedProducer`]), and `rd_kafka_flush`
+//! steps that last their whole time. Here a thread polls the delivery reports (`producer/polled.rs`), and `rd_kafka_flush`
 //! and `rd_kafka_commit_transaction` are called directly: about 12 ms a commit.
 
 mod headers;
+mod polled;
 mod topics;
 mod transaction;
 
@@ -15,20 +16,21 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::null;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{Producer as _, ProducerContext};
 use rdkafka::util::IntoOpaque;
 use rdkafka_sys as sys;
 
 use super::memory::SENT_RECORD_BYTES;
 use super::settings::{Connection, PRODUCE_QUEUE_KIB, number};
 use super::{Error, context};
+use polled::Polled;
 use topics::Topics;
 
 /// How long a producer that is full is left alone before it is tried again.
@@ -179,7 +181,7 @@ impl ProducerContext for ProduceContext {
 pub struct Producer {
     /// Before `inner`, because they go first.
     topics: Topics,
-    inner: ThreadedProducer<ProduceContext>,
+    inner: Arc<Polled>,
     brokers: String,
     /// The most memory of records that wait.
     queue_bytes_max: usize,
@@ -193,19 +195,6 @@ pub struct Producer {
     transaction_timeout: Duration,
     /// Whether sequence numbers may be given twice.
     miscounts: Cell<bool>,
-}
-
-impl Drop for Producer {
-    /// The thread that polls the reports is waited for, and waits itself by the wall clock: where that was put back meanwhile, for
-    /// longer than anybody has patience. Woken, it looks at the clock anew.
-    fn drop(&mut self) {
-        // SAFETY: the client lives as long as `inner`; the queue is counted by librdkafka, and our count is given back.
-        unsafe {
-            let queue = sys::rd_kafka_queue_get_main(self.client());
-            sys::rd_kafka_queue_yield(queue);
-            sys::rd_kafka_queue_destroy(queue);
-        }
-    }
 }
 
 impl Producer {
@@ -249,8 +238,7 @@ impl Producer {
 
     fn create(connection: &Connection, config: &ClientConfig) -> Result<Producer, Error> {
         let context = ProduceContext { brokers: connection.brokers().to_owned(), ..ProduceContext::default() };
-        let inner = ThreadedProducer::from_config_and_context(config, context)
-            .map_err(|error| Error::new("creating a producer", connection.brokers(), &error))?;
+        let inner = Arc::new(Polled::create(config, context)?);
         let queue_kib = number(config, "queue.buffering.max.kbytes").unwrap_or(u64::from(PRODUCE_QUEUE_KIB));
         Ok(Producer {
             topics: Topics::default(),
@@ -310,7 +298,7 @@ impl Producer {
     }
 
     fn look_at_deliveries(&self) {
-        for (seen, ended) in self.seen_ended_bytes.iter().zip(&self.inner.context().ended_bytes) {
+        for (seen, ended) in self.seen_ended_bytes.iter().zip(&self.inner.producer().context().ended_bytes) {
             seen.set(ended.load(Ordering::Acquire));
         }
     }
@@ -380,7 +368,7 @@ impl Producer {
     }
 
     fn client(&self) -> *mut sys::rd_kafka_t {
-        self.inner.client().native_ptr()
+        self.inner.producer().client().native_ptr()
     }
 
     fn send_error(&self, doing: String, error: &KafkaError) -> Error {
@@ -435,23 +423,23 @@ impl Producer {
 
     /// Records that were sent and not delivered yet.
     pub fn in_flight(&self) -> usize {
-        usize::try_from(self.inner.in_flight_count()).unwrap_or(0)
+        usize::try_from(self.inner.producer().in_flight_count()).unwrap_or(0)
     }
 
     /// The first delivery that failed since the last call.
     pub fn take_failure(&self) -> Option<Error> {
-        self.inner.context().failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.inner.producer().context().failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Why the producer is of no use any more, if it is: fenced, for example.
     pub fn fatal_error(&self, doing: &str) -> Option<Error> {
-        let (code, text) = self.inner.client().fatal_error()?;
+        let (code, text) = self.inner.producer().client().fatal_error()?;
         Some(Error::of_code(doing.to_owned(), &self.brokers, code, text))
     }
 
     /// Where the tagged records ended up that were delivered since the last call.
     pub fn take_delivered(&self) -> Vec<Delivered> {
-        std::mem::take(&mut *self.inner.context().delivered.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.inner.producer().context().delivered.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

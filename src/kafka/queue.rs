@@ -6,15 +6,15 @@
 //! consumer's own queue is polled beside it. What was fetched before a seek or an unassignment is outdated by the version that
 //! librdkafka gives each of them, and dropped when it is taken.
 
-use std::ffi::{CString, c_void};
+use std::ffi::CString;
 use std::ptr::{NonNull, null, null_mut};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 use rdkafka::error::KafkaError;
 use rdkafka_sys as sys;
 
+use super::bell::Bell;
 use super::record::{NoRecord, Record};
 
 /// The most records that are taken by one call; so many may come beyond the bytes that a batch may have.
@@ -93,15 +93,14 @@ impl RecordQueue {
         // Kafka's names have no zero byte; one that has is nobody's topic, and the empty one is neither.
         let topic = CString::new(topic).unwrap_or_default();
         let bell = Box::new(Bell::default());
-        let opaque = (&raw const *bell).cast_mut().cast::<c_void>();
-        // SAFETY: the client is alive; the bell lives until its address is taken back, when this is dropped.
+        // SAFETY: the client is alive; the bell, on the heap, lives until it is taken off, when this is dropped.
         unsafe {
             let records = sys::rd_kafka_queue_new(client);
             // A consumer without a group has no queue but the client's.
             let own = NonNull::new(sys::rd_kafka_queue_get_consumer(client));
             let own = own.map_or_else(|| sys::rd_kafka_queue_get_main(client), NonNull::as_ptr);
-            sys::rd_kafka_queue_cb_event_enable(records, Some(ring), opaque);
-            sys::rd_kafka_queue_cb_event_enable(own, Some(ring), opaque);
+            bell.hang(records);
+            bell.hang(own);
             RecordQueue { client, topic, records, own, started: None, bell }
         }
     }
@@ -186,20 +185,12 @@ impl RecordQueue {
     /// From now on [`RecordQueue::wait_until`] returns when one of the queues, being empty, gets something. To be called before
     /// both are looked at.
     pub(super) fn watch(&self) {
-        *self.bell.rung() = false;
+        self.bell.reset();
     }
 
     /// Waits until one of the queues has something; whether it has at `deadline`.
     pub(super) fn wait_until(&self, deadline: Instant) -> bool {
-        let mut rung = self.bell.rung();
-        while !*rung {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            rung = self.bell.changed.wait_timeout(rung, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
+        self.bell.wait_until(deadline)
     }
 }
 
@@ -207,11 +198,10 @@ impl Drop for RecordQueue {
     fn drop(&mut self) {
         // Before the queue that it was started on.
         self.started = None;
-        // SAFETY: both queues are ours until here. A callback is made with its queue locked, so none is under way once it is
-        // taken back. What partitions are still forwarded here is dropped by librdkafka.
+        // SAFETY: both queues are ours until here. What partitions are still forwarded here is dropped by librdkafka.
         unsafe {
             for queue in [self.records, self.own] {
-                sys::rd_kafka_queue_cb_event_enable(queue, None, null_mut());
+                Bell::unhang(queue);
                 sys::rd_kafka_queue_destroy(queue);
             }
         }
@@ -222,26 +212,4 @@ impl Drop for RecordQueue {
 fn last_error() -> KafkaError {
     // SAFETY: a plain getter.
     KafkaError::MessageConsumption(unsafe { sys::rd_kafka_last_error() }.into())
-}
-
-/// Rings when a queue that was empty gets something.
-#[derive(Default)]
-struct Bell {
-    rung: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Bell {
-    fn rung(&self) -> MutexGuard<'_, bool> {
-        self.rung.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// # Safety
-/// `bell` is the address of a [`Bell`] that is alive.
-unsafe extern "C" fn ring(_: *mut sys::rd_kafka_t, bell: *mut c_void) {
-    // SAFETY: the caller's promise.
-    let bell = unsafe { &*bell.cast::<Bell>() };
-    *bell.rung() = true;
-    bell.changed.notify_one();
 }

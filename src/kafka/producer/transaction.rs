@@ -6,13 +6,15 @@
 //! the thread frees the old one once the call ends.
 
 use std::ffi::CStr;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use rdkafka::producer::{Producer as _, ThreadedProducer};
+use rdkafka::producer::Producer as _;
 use rdkafka_sys as sys;
 
-use super::{FULL_RETRY, ProduceContext, Producer};
+use super::polled::Polled;
+use super::{FULL_RETRY, Producer};
 use crate::kafka::Error;
 use crate::kafka::consumer::GroupConsumer;
 use crate::kafka::fault::{self, Call, Kind, Symptom, Verdict};
@@ -218,7 +220,7 @@ impl Running {
 
 /// What a thread needs to make transactional calls.
 struct Calls {
-    producer: ThreadedProducer<ProduceContext>,
+    producer: Arc<Polled>,
     brokers: String,
     patience: Duration,
 }
@@ -229,7 +231,7 @@ impl Calls {
         call: Call,
         attempt: impl Fn(*mut sys::rd_kafka_t, i32) -> *mut sys::rd_kafka_error_t,
     ) -> Result<(), Error> {
-        let outcome = repeat(self.producer.client().native_ptr(), call, self.patience, attempt);
+        let outcome = repeat(self.producer.producer().client().native_ptr(), call, self.patience, attempt);
         conclude(&self.brokers, call, outcome)
     }
 
