@@ -5,7 +5,15 @@
 //! cargo bench --bench delivery
 //! ```
 //!
-//! The broker runs on the same machine. Every round runs each row once, every other round in the other direction, so that rows are
+//! The broker runs on the same machine, and on the same cores; with a core for each of them:
+//!
+//! ```text
+//! export MODELSTREAM_TEST_BROKERS=$(ops/kafka/broker start --dir target/broker --port 0)
+//! taskset -acp 0 "$(cat target/broker/pid)"
+//! taskset -c 1 cargo bench --bench delivery
+//! ```
+//!
+//! Every round runs each row once, every other round in the other direction, so that rows are
 //! compared with their neighbours and what changes on the machine meets all; a row is the minimum, median and maximum of its rounds.
 //! Thousands of transactions come first and are not counted: until the broker's Java has compiled what they run through, it competes
 //! for the cores, and that is no price of a transaction. As a test (`cargo test --bench delivery`) it runs once, small.
