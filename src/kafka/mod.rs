@@ -3,7 +3,7 @@
 //! - [`settings`]: how to reach the cluster, and what every client of ours is configured with
 //! - [`consumer`]: a lane's member of the consumer group
 //! - `record`, `queue`: records in librdkafka's memory, and how they are taken in batches
-//! - `bell`: wakes who waits for such a queue
+//! - `bell`: wakes who waits for a queue of librdkafka's
 //! - [`producer`]: a polled producer, with flush and commit that do not wait longer than they must
 //! - [`reader`]: reads the partitions of a topic to the end and on, without a group
 //! - [`admin`]: topics and their sizes

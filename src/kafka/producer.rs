@@ -298,7 +298,7 @@ impl Producer {
     }
 
     fn look_at_deliveries(&self) {
-        for (seen, ended) in self.seen_ended_bytes.iter().zip(&self.inner.producer().context().ended_bytes) {
+        for (seen, ended) in self.seen_ended_bytes.iter().zip(&self.inner.context().ended_bytes) {
             seen.set(ended.load(Ordering::Acquire));
         }
     }
@@ -368,7 +368,7 @@ impl Producer {
     }
 
     fn client(&self) -> *mut sys::rd_kafka_t {
-        self.inner.producer().client().native_ptr()
+        self.inner.client().native_ptr()
     }
 
     fn send_error(&self, doing: String, error: &KafkaError) -> Error {
@@ -423,23 +423,23 @@ impl Producer {
 
     /// Records that were sent and not delivered yet.
     pub fn in_flight(&self) -> usize {
-        usize::try_from(self.inner.producer().in_flight_count()).unwrap_or(0)
+        usize::try_from(self.inner.in_flight_count()).unwrap_or(0)
     }
 
     /// The first delivery that failed since the last call.
     pub fn take_failure(&self) -> Option<Error> {
-        self.inner.producer().context().failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.inner.context().failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Why the producer is of no use any more, if it is: fenced, for example.
     pub fn fatal_error(&self, doing: &str) -> Option<Error> {
-        let (code, text) = self.inner.producer().client().fatal_error()?;
+        let (code, text) = self.inner.client().fatal_error()?;
         Some(Error::of_code(doing.to_owned(), &self.brokers, code, text))
     }
 
     /// Where the tagged records ended up that were delivered since the last call.
     pub fn take_delivered(&self) -> Vec<Delivered> {
-        std::mem::take(&mut *self.inner.producer().context().delivered.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.inner.context().delivered.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

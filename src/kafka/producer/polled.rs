@@ -3,6 +3,7 @@
 //! rdkafka's own `ThreadedProducer` polls for 100 ms at a time: it spins through the last millisecond of each, and whoever drops it
 //! waits for the rest.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -64,9 +65,12 @@ impl Polled {
         })?;
         Ok(Polled { shared, thread: Some(thread) })
     }
+}
 
-    /// The producer.
-    pub(super) fn producer(&self) -> &BaseProducer<ProduceContext> {
+impl Deref for Polled {
+    type Target = BaseProducer<ProduceContext>;
+
+    fn deref(&self) -> &Self::Target {
         &self.shared.producer
     }
 }

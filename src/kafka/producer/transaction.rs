@@ -231,7 +231,7 @@ impl Calls {
         call: Call,
         attempt: impl Fn(*mut sys::rd_kafka_t, i32) -> *mut sys::rd_kafka_error_t,
     ) -> Result<(), Error> {
-        let outcome = repeat(self.producer.producer().client().native_ptr(), call, self.patience, attempt);
+        let outcome = repeat(self.producer.client().native_ptr(), call, self.patience, attempt);
         conclude(&self.brokers, call, outcome)
     }
 
