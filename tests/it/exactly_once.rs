@@ -1,5 +1,6 @@
 //! Exactly once: whatever dies, each record has one output that a read_committed reader sees.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rdkafka::producer::Producer as _;
@@ -7,6 +8,7 @@ use rdkafka::producer::Producer as _;
 use crate::checked::open_offsets;
 use crate::checker::Subject;
 use crate::driver::{self, Outcome, Plan};
+use crate::faults::{FRESH_METADATA, add_partitions};
 use crate::flow::{Flow, GOOD, assert_order_is_kept, outputs_by_source};
 use crate::harness::{Cluster, DEADLINE, OwnBroker, ProxiedBroker, real_kafka, wait_until};
 
@@ -151,6 +153,34 @@ fn aborted_transactions_leave_no_trace_for_readers() {
         assert!(aborted > 0.0, "some were aborted");
         assert_eq!(serving.stop(), Some(0));
     }
+}
+
+/// Two producers take turns, and each learns of new partitions when it likes.
+#[test]
+fn partitions_that_the_output_gets_meanwhile_are_written_in_order() {
+    let Some(cluster) = real_kafka("once-grown") else { return };
+    const RECORDS: usize = 100_000;
+    let flow = Flow::new(&cluster, 4);
+    cluster.publish_iris("iris", "7");
+    let mut serving = cluster.serve(&flow.arguments(&[&FRESH_METADATA[..], &["--commit-interval", "5ms"]].concat()));
+    serving.wait_until_ready();
+    std::thread::scope(|scope| {
+        scope.spawn(|| send(&cluster, &flow, RECORDS));
+        for partitions in [6, 8] {
+            let so_far = serving.total("modelstream_predictions_total");
+            wait_until("records flow", || serving.total("modelstream_predictions_total") > so_far);
+            add_partitions(&cluster, &flow.output, partitions);
+        }
+    });
+    // Whatever came before the producers knew of them.
+    wait_until("the rest is done", || serving.total("modelstream_lag_records") == 0.0);
+    send(&cluster, &flow, RECORDS);
+    let outputs = cluster.read(&flow.output, 2 * RECORDS / 50 * 49);
+    assert_order_is_kept(&outputs);
+    assert_eq!(outputs_by_source(&outputs).len(), outputs.len());
+    let partitions: BTreeSet<i32> = outputs.iter().map(|output| output.partition).collect();
+    assert_eq!(partitions, (0..8).collect());
+    assert_eq!(serving.stop(), Some(0));
 }
 
 /// A process that stands still longer than its session, and one that stands still longer than its transaction may take: when it

@@ -20,6 +20,8 @@ use crate::harness::{Cluster, DEADLINE, wait_until};
 
 /// The shortest session that brokers allow by default, so that a killed member is out soon.
 pub const SHORT_SESSION: [&str; 2] = ["-X", "session.timeout.ms=6000"];
+/// Changes of topics are seen within this time, not within half a minute.
+pub const FRESH_METADATA: [&str; 2] = ["-X", "topic.metadata.refresh.interval.ms=500"];
 /// How long everything may take to come to rest after a fault.
 const REST_TIMEOUT: Duration = Duration::from_secs(120);
 /// One record in so many cannot be scored.

@@ -11,14 +11,11 @@ use rdkafka::types::RDKafkaApiKey;
 
 use crate::checker::Offsets;
 use crate::faults::{
-    SHORT_SESSION, Watched, add_partitions, committed_offset, configure_topic, delete_records, delete_topic, hidden,
-    request, string,
+    FRESH_METADATA, SHORT_SESSION, Watched, add_partitions, committed_offset, configure_topic, delete_records,
+    delete_topic, hidden, request, string,
 };
 use crate::flow::GOOD;
 use crate::harness::{Cluster, DEADLINE, OwnBroker, Serving, data, failed_with, real_kafka, succeeded, wait_until};
-
-/// Changes of topics are seen within this time, not within half a minute.
-const FRESH_METADATA: [&str; 2] = ["-X", "topic.metadata.refresh.interval.ms=500"];
 
 /// Fault 27. The output demands three replicas in sync, and one of three nodes is gone.
 #[test]
