@@ -194,7 +194,7 @@ fn outputs_behind_an_abort_are_not_taken_for_those_that_were_aborted() {
         return;
     };
     let watched = Watched::new(&direct, 1);
-    watched.fill(0..1, 0..1_500);
+    watched.fill(0..1, 0..4_000);
     let what = What::DropResponse(Afterwards::Close);
     proxy.fault(Fault { api: ApiKey::Produce, what, when: When::Chance { probability: 0.3, seed: 7 } });
     let arguments = watched.arguments(&["--batch-records", "50", "--commit-records", "50"]);
