@@ -45,7 +45,7 @@ pub struct Bench {
     /// What `serve` promises [default: exactly-once].
     #[arg(long, value_parser = PossibleValuesParser::new(["exactly-once", "at-least-once"]))]
     pub delivery: Option<String>,
-    /// `--commit-interval` of `serve` [default: 100ms].
+    /// How often `serve` commits [default: 100ms].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub commit_interval: Option<Duration>,
     /// Lanes of `serve` [default: 1].

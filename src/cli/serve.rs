@@ -67,7 +67,7 @@ pub struct Serve {
     /// For the most records per second: commits every second, sends larger batches.
     #[arg(long, group = "profile")]
     pub throughput: bool,
-    /// How long after a commit finished records are committed; earlier when the input is idle [default: the profile's].
+    /// How often finished records are committed; earlier when the input is idle [default: the profile's].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub commit_interval: Option<Duration>,
     /// Commit at the latest after this many records: it bounds what is done again after a failure, where the interval does not.

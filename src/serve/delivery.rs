@@ -50,7 +50,7 @@ pub enum Promise {
 /// What makes a commit due, whichever comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitLimits {
-    /// The time since the last one ended; while it is being made, since it began, twice that.
+    /// The time since the last one.
     pub interval: Duration,
     /// Finished records.
     pub records: u64,
@@ -102,7 +102,6 @@ pub struct Delivery {
     unanswered: u32,
     /// Of the records finished since the last commit: at most as many as the producer holds and one batch.
     timestamps: Vec<u64>,
-    /// When the last commit ended.
     last_commit: Instant,
 }
 
@@ -276,10 +275,7 @@ impl Delivery {
         if self.records >= records >> halvings || self.bytes >= bytes >> halvings {
             return Duration::ZERO;
         }
-        match &self.committing {
-            Some(Committing { started, .. }) => (2 * interval).saturating_sub(started.elapsed()),
-            None => interval.saturating_sub(self.last_commit.elapsed()),
-        }
+        interval.saturating_sub(self.last_commit.elapsed())
     }
 
     /// `usual` limits of a batch, smaller where the broker is slow.
@@ -410,7 +406,6 @@ impl Delivery {
     fn commit_made(&mut self, started: Instant, at: Instant) {
         let timestamps = self.committing.take().map(|committing| committing.timestamps).unwrap_or_default();
         self.committed.push(Committed { at, took: at - started, timestamps });
-        self.last_commit = at;
         self.pace.committed();
     }
 
