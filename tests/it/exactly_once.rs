@@ -1,19 +1,18 @@
 //! Exactly once: whatever dies, each record has one output that a read_committed reader sees.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use modelstream::kafka::admin::Admin;
 use rdkafka::producer::Producer as _;
 
 use crate::checked::open_offsets;
 use crate::checker::Subject;
 use crate::driver::{self, Outcome, Plan};
-use crate::faults::{FRESH_METADATA, add_partitions};
+use crate::faults::{FRESH_METADATA, SHORT_SESSION, add_partitions};
 use crate::flow::{Flow, GOOD, assert_order_is_kept, outputs_by_source};
-use crate::harness::{Cluster, DEADLINE, OwnBroker, ProxiedBroker, real_kafka, wait_until};
-
-/// The shortest session that brokers allow by default, so that a killed member is out soon.
-const SHORT_SESSION: [&str; 2] = ["-X", "session.timeout.ms=6000"];
+use crate::harness::{Cluster, DEADLINE, OwnBroker, ProxiedBroker, Received, real_kafka, wait_until};
 
 /// Sends `count` records, of which every fiftieth cannot be scored.
 fn send(cluster: &Cluster, flow: &Flow, count: usize) {
@@ -22,13 +21,14 @@ fn send(cluster: &Cluster, flow: &Flow, count: usize) {
     cluster.send(&flow.input, keys.iter().enumerate().map(|(index, key)| (Some(key.as_bytes()), Some(value(index)))));
 }
 
-/// Waits for the outputs of `count` records and checks that each has exactly one.
-fn assert_exactly_once(cluster: &Cluster, flow: &Flow, count: usize) {
+/// Waits for the outputs of `count` records and checks that each has exactly one; the predictions.
+fn assert_exactly_once(cluster: &Cluster, flow: &Flow, count: usize) -> Vec<Received> {
     let dead = (0..count).filter(|index| index % 50 == 7).count();
     let predictions = cluster.read(&flow.output, count - dead);
     assert_order_is_kept(&predictions);
-    let outputs = [predictions, cluster.read(&flow.dead_letters, dead)].concat();
+    let outputs = [&predictions[..], &cluster.read(&flow.dead_letters, dead)].concat();
     assert_eq!((outputs.len(), outputs_by_source(&outputs).len()), (count, count));
+    predictions
 }
 
 /// A step of the loop, and what kills the process there.
@@ -160,6 +160,7 @@ fn aborted_transactions_leave_no_trace_for_readers() {
 fn partitions_that_the_output_gets_meanwhile_are_written_in_order() {
     let Some(cluster) = real_kafka("once-grown") else { return };
     const RECORDS: usize = 100_000;
+    const MORE: usize = 1_000;
     let flow = Flow::new(&cluster, 4);
     cluster.publish_iris("iris", "7");
     let mut serving = cluster.serve(&flow.arguments(&[&FRESH_METADATA[..], &["--commit-interval", "5ms"]].concat()));
@@ -172,12 +173,13 @@ fn partitions_that_the_output_gets_meanwhile_are_written_in_order() {
             add_partitions(&cluster, &flow.output, partitions);
         }
     });
-    // Whatever came before the producers knew of them.
-    wait_until("the rest is done", || serving.total("modelstream_lag_records") == 0.0);
-    send(&cluster, &flow, RECORDS);
-    let outputs = cluster.read(&flow.output, 2 * RECORDS / 50 * 49);
-    assert_order_is_kept(&outputs);
-    assert_eq!(outputs_by_source(&outputs).len(), outputs.len());
+    let (sent, admin) = (Cell::new(RECORDS), Admin::new(&cluster.connection).expect("valid settings"));
+    wait_until("the last partition is known", || {
+        send(&cluster, &flow, MORE);
+        sent.set(sent.get() + MORE);
+        admin.watermarks(&flow.output, 7).expect("a broker").1 > 0
+    });
+    let outputs = assert_exactly_once(&cluster, &flow, sent.get());
     let partitions: BTreeSet<i32> = outputs.iter().map(|output| output.partition).collect();
     assert_eq!(partitions, (0..8).collect());
     assert_eq!(serving.stop(), Some(0));

@@ -17,13 +17,12 @@ use modelstream::serve::pulse::{Activity, Gate, LanePulse};
 use modelstream::shutdown::Stop;
 use modelstream::telemetry::Metrics;
 
+use crate::faults::SHORT_SESSION;
 use crate::flow::{Flow, GOOD, assert_order_is_kept, outputs_by_source};
 use crate::harness::{Cluster, DEADLINE, Received, Serving, data, real_kafka, succeeded, wait_until};
 
 /// A record of the penguins data.
 const PENGUIN: &str = r#"{"island":"Torgersen","bill_length_mm":39.1,"bill_depth_mm":18.7,"flipper_length_mm":181.0,"body_mass_g":3750.0,"sex":"male","year":2007}"#;
-/// Short enough that a killed process is not waited for long.
-const SHORT_SESSION: [&str; 2] = ["-X", "session.timeout.ms=6000"];
 
 /// The model that record `index` is for, its value, and whether it can be scored.
 fn record(index: usize) -> (&'static str, String, bool) {
