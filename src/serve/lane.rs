@@ -42,8 +42,6 @@ const START_WAIT: Duration = Duration::from_millis(10);
 const IDLE_AFTER: Duration = Duration::from_millis(3);
 /// How long a full producer is left alone.
 const FULL_WAIT: Duration = Duration::from_millis(5);
-/// How long a lane that puts a batch back waits for what it had finished to be committed.
-const PUT_BACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// So many times the usual records are scored together while the transaction before is being delivered: nothing can be sent
 /// meanwhile, and whoever has scored already sends sooner.
 const BATCHES_AHEAD: usize = 8;
@@ -230,9 +228,18 @@ impl Lane {
         Ok(())
     }
 
+    /// From now on the lane is adrift; nothing that it had begun is left.
     fn drift(&mut self) {
+        debug_assert!(!self.delivery.is_open(), "what is read again must not be committed too");
         self.adrift.get_or_insert_with(Instant::now);
         self.told = None;
+    }
+
+    /// The lane has to go back to the committed offsets though nothing failed: what was fetched is finished and committed first.
+    fn leave(&mut self, consumer: &GroupConsumer, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
+        self.settle(consumer, batch)?;
+        self.drift();
+        Ok(())
     }
 
     /// One attempt to get back to work: the producer may send, and every partition is at its committed offset. Events come
@@ -308,13 +315,10 @@ impl Lane {
         Ok(())
     }
 
-    /// A model lost its version while the batch was fetched. What was finished before is settled, so that nothing is done again,
-    /// and the batch is read again when there is a version.
+    /// A model lost its version while the batch was fetched: it is read again when there is one.
     fn put_back(&mut self, consumer: &GroupConsumer, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
         batch.clear();
-        self.delivery.settle(consumer, Instant::now() + PUT_BACK_TIMEOUT)?;
-        self.drift();
-        Ok(())
+        self.leave(consumer, batch)
     }
 
     /// Sends the outcomes that are not sent yet, until all are or the producer is full.
@@ -350,7 +354,7 @@ impl Lane {
 
     fn answer(&mut self, consumer: &GroupConsumer, event: Event, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
         match event {
-            Event::Assigned(partitions) => self.take(consumer, &partitions),
+            Event::Assigned(partitions) => self.take(consumer, &partitions, batch),
             Event::Revoked { partitions, lost } => self.give_back(consumer, &partitions, lost, batch),
             Event::Committed(result) => {
                 self.metrics.commit_ended(result.is_ok());

@@ -1,5 +1,6 @@
 //! The checker on real Kafka: what is planted is found, and a killed process leaves nothing to find.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
@@ -83,7 +84,7 @@ fn what_is_planted_is_found() {
     open.begin_transaction().expect("a transaction");
     result(&open, &subject.dead_letters, 5, "0-5");
     assert!(open.flush(DEADLINE));
-    let group = open_offsets(&cluster, &subject);
+    let group = open_offsets(&cluster, &subject, 0..1);
 
     wait_until("the committed results are read", || checker.read() == 7);
     assert_eq!(checker.so_far().duplicate, 1);
@@ -109,8 +110,8 @@ fn what_is_planted_is_found() {
     group.abort_transaction(DEADLINE).expect("aborted");
 }
 
-/// A transaction that stays open with the group's offsets and nothing else.
-pub fn open_offsets(cluster: &Cluster, subject: &Subject) -> BaseProducer {
+/// A transaction that stays open with the group's offsets of these partitions and nothing else.
+pub fn open_offsets(cluster: &Cluster, subject: &Subject, partitions: Range<i32>) -> BaseProducer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &cluster.brokers).set("group.id", &subject.group);
     let member: BaseConsumer = config.create().expect("valid settings");
@@ -118,7 +119,9 @@ pub fn open_offsets(cluster: &Cluster, subject: &Subject) -> BaseProducer {
     config.set("bootstrap.servers", &cluster.brokers).set("transactional.id", cluster.name("offsets"));
     let producer: BaseProducer = config.create().expect("valid settings");
     let mut offsets = TopicPartitionList::new();
-    offsets.add_partition_offset(&subject.input, 0, Offset::Offset(6)).expect("a valid offset");
+    for partition in partitions {
+        offsets.add_partition_offset(&subject.input, partition, Offset::Offset(6)).expect("a valid offset");
+    }
     let group = member.group_metadata().expect("a group");
     producer.init_transactions(DEADLINE).expect("a producer");
     producer.begin_transaction().expect("a transaction");

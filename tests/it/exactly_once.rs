@@ -2,15 +2,16 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use modelstream::kafka::admin::Admin;
+use modelstream::kafka::producer::Producer;
 use rdkafka::producer::Producer as _;
 
 use crate::checked::open_offsets;
 use crate::checker::Subject;
 use crate::driver::{self, Outcome, Plan};
-use crate::faults::{FRESH_METADATA, SHORT_SESSION, add_partitions};
+use crate::faults::{FRESH_METADATA, SHORT_SESSION, Watched, add_partitions};
 use crate::flow::{Flow, GOOD, assert_order_is_kept, outputs_by_source};
 use crate::harness::{Cluster, DEADLINE, OwnBroker, ProxiedBroker, Received, real_kafka, wait_until};
 
@@ -227,7 +228,7 @@ fn partitions_that_wait_for_their_committed_offsets_are_read_in_the_end() {
     cluster.publish_iris("iris", "7");
     send(&cluster, &flow, RECORDS);
     let subject = Subject::of(&cluster, &flow, &cluster.name("group"));
-    let hiding = open_offsets(&cluster, &subject);
+    let hiding = open_offsets(&cluster, &subject, 0..1);
     let named = |name: &'static str| flow.arguments(&["--group", &subject.group, "--instance", name]);
     let mut first = cluster.serve(&named("first"));
     first.wait_for_log("the partitions wait for their committed offsets");
@@ -236,6 +237,42 @@ fn partitions_that_wait_for_their_committed_offsets_are_read_in_the_end() {
     first.wait_for_log("waiting for the broker");
     hiding.abort_transaction(DEADLINE).expect("aborted");
     assert_exactly_once(&cluster, &flow, RECORDS);
+    for serving in [&mut first, &mut second] {
+        assert_eq!(serving.stop(), Some(0));
+    }
+}
+
+/// A member gets partitions whose committed offsets are hidden while it has a transaction open: it goes back to the committed
+/// offsets of all its partitions later, and must not take that transaction along.
+#[test]
+fn what_is_open_when_partitions_wait_for_their_committed_offsets_is_done_once() {
+    let Some(cluster) = real_kafka("once-open") else { return };
+    const PARTITIONS: i32 = 8;
+    let watched = Watched::new(&cluster, PARTITIONS);
+    let subject = Subject::of(&cluster, &watched.flow, &watched.group);
+    // Four lanes, each with a transaction that is open most of the time.
+    let more = [&["--lanes", "4", "--commit-interval", "1s"][..], &SHORT_SESSION].concat();
+    let named = |name: &'static str| watched.arguments(&[&more[..], &["--instance", name]].concat());
+    let (mut first, second) = (cluster.serve(&named("first")), cluster.serve(&named("second")));
+    first.wait_until_ready();
+    second.wait_until_ready();
+    let hiding = open_offsets(&cluster, &subject, 0..PARTITIONS);
+    second.signal("KILL");
+    let producer = Producer::idempotent(&cluster.connection).expect("valid settings");
+    let deadline = Instant::now() + DEADLINE;
+    for offset in 0.. {
+        (0..PARTITIONS).for_each(|partition| watched.send(&producer, partition, offset, Some(GOOD)));
+        if first.drain_log().iter().any(|line| line.contains("the partitions wait for their committed offsets")) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the partitions are taken in time");
+        // Not so long that the input is idle, and what is open committed.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    hiding.abort_transaction(DEADLINE).expect("aborted");
+    assert!(producer.flush(DEADLINE));
+    let mut second = cluster.serve(&named("second"));
+    watched.assert_exactly_once();
     for serving in [&mut first, &mut second] {
         assert_eq!(serving.stop(), Some(0));
     }

@@ -26,8 +26,8 @@ impl Skips {
 }
 
 impl Lane {
-    /// What was read before the gap is finished and committed, so that it is no part of it. Then the lane is adrift: on its
-    /// way back it finds where to go on.
+    /// What was read before the gap is finished and committed, so that it is no part of it. On its way back the lane finds where
+    /// to go on.
     pub(super) fn offset_gone(
         &mut self,
         consumer: &GroupConsumer,
@@ -45,9 +45,7 @@ impl Lane {
         }
         let topic = &self.settings.input;
         tracing::warn!(topic, partition, offset, "the record that is to be read next no longer exists");
-        self.settle(consumer, batch)?;
-        self.drift();
-        Ok(())
+        self.leave(consumer, batch)
     }
 
     /// A partition is about to go on elsewhere than at its committed offset.

@@ -13,12 +13,19 @@ use super::{FULL_WAIT, Lane};
 
 /// How long a lane that takes partitions waits for their committed offsets; the group waits for it meanwhile.
 const ASSIGN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a lane that gives partitions back finishes what it has; the group may wait for it meanwhile.
-const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a lane finishes what it has, before it gives partitions back or goes back to the committed offsets; the group may
+/// wait for it meanwhile.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Lane {
-    /// Takes partitions, each at its committed offset; where that is not told in time, the lane is adrift.
-    pub(super) fn take(&mut self, consumer: &GroupConsumer, partitions: &[i32]) -> Result<(), kafka::Error> {
+    /// Takes partitions, each at its committed offset; where that is not told in time, the lane goes back to those of all its
+    /// partitions.
+    pub(super) fn take(
+        &mut self,
+        consumer: &GroupConsumer,
+        partitions: &[i32],
+        batch: &mut Batch<'_>,
+    ) -> Result<(), kafka::Error> {
         crash::at(Point::Assign)?;
         let starts = consumer.assign(partitions, ASSIGN_TIMEOUT);
         self.assigned.extend(partitions.iter().map(|partition| (*partition, None)));
@@ -28,7 +35,7 @@ impl Lane {
             Err(failure) if matches!(failure.remedy(), Remedy::Stop | Remedy::Rejoin) => return Err(failure),
             Err(failure) => {
                 tracing::warn!(%failure, "the partitions wait for their committed offsets");
-                self.drift();
+                return self.leave(consumer, batch);
             }
         }
         Ok(())
@@ -57,7 +64,7 @@ impl Lane {
 
     /// Finishes and commits what was fetched.
     pub(super) fn settle(&mut self, consumer: &GroupConsumer, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
-        let deadline = Instant::now() + REVOKE_TIMEOUT;
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
         loop {
             self.send(batch)?;
             if batch.is_sent() {
