@@ -355,7 +355,9 @@ impl GroupConsumer {
     /// answers a connection's requests in order and holds the answer to a join back until all members have joined; so it answers
     /// this one only when there is none.
     pub fn is_between_rebalances(&self, wait: Duration) -> bool {
-        self.group_metadata().is_of_a_member() && self.inner.committed_offsets(self.list(&[0]), wait).is_ok()
+        // A real partition's offset could be hidden by a transaction, and then that is waited for.
+        let nobodys = self.list(&[i32::MAX]);
+        self.group_metadata().is_of_a_member() && self.inner.committed_offsets(nobodys, wait).is_ok()
     }
 
     /// Commits for each partition the offset of the next record to read; [`Event::Committed`] tells the outcome.

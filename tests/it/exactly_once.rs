@@ -242,6 +242,24 @@ fn partitions_that_wait_for_their_committed_offsets_are_read_in_the_end() {
     }
 }
 
+/// Somebody's transaction hides the committed offsets when a process is stopped: what it has done is committed, and it need not
+/// know theirs.
+#[test]
+fn a_drain_does_not_wait_for_the_transaction_of_another() {
+    let Some(cluster) = real_kafka("once-drain") else { return };
+    const RECORDS: usize = 500;
+    let flow = Flow::new(&cluster, 2);
+    cluster.publish_iris("iris", "7");
+    let subject = Subject::of(&cluster, &flow, &cluster.name("group"));
+    let mut serving = cluster.serve(&flow.arguments(&["--group", &subject.group, "--drain-timeout", "8s"]));
+    serving.wait_until_ready();
+    let hiding = open_offsets(&cluster, &subject, 0..2);
+    send(&cluster, &flow, RECORDS);
+    assert_exactly_once(&cluster, &flow, RECORDS);
+    assert_eq!(serving.stop(), Some(0));
+    hiding.abort_transaction(DEADLINE).expect("aborted");
+}
+
 /// A member gets partitions whose committed offsets are hidden while it has a transaction open: it goes back to the committed
 /// offsets of all its partitions later, and must not take that transaction along.
 #[test]
