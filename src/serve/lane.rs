@@ -33,6 +33,7 @@ use super::pulse::{Activity, Gate, LanePulse};
 use super::settings::LaneSettings;
 use gap::Skips;
 use models::Models;
+use rebalance::Waiting;
 
 /// The longest wait for a record: the lane's heartbeat and a stop are never later than this.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
@@ -70,6 +71,7 @@ pub struct Lane {
     outputs: Outputs,
     /// The partitions that the lane has, with the offset to start at where it is known.
     assigned: BTreeMap<i32, Option<i64>>,
+    waiting: Waiting,
     lag: Lag,
     skips: Skips,
     /// No record is taken.
@@ -104,6 +106,7 @@ impl Lane {
             pulse,
             gate,
             assigned: BTreeMap::new(),
+            waiting: Waiting::default(),
             lag: Lag::default(),
             skips: Skips::default(),
             holding: false,
@@ -137,6 +140,7 @@ impl Lane {
                     self.pulse.does(Activity::Starting);
                     drop(consumer);
                     self.assigned.clear();
+                    self.waiting = Waiting::default();
                     self.lag = Lag::default();
                     self.holding = false;
                     self.delivery.renew()?;
@@ -167,6 +171,7 @@ impl Lane {
             self.holding = open || waiting || self.adrift.is_some() || !batch.is_sent();
             self.pulse.does(match self.adrift {
                 Some(_) => Activity::Recovering,
+                None if !self.waiting.is_empty() => Activity::Recovering,
                 None if self.pulse.activity() == Activity::Starting => Activity::Starting,
                 None if waiting => Activity::WaitingForModel,
                 None if open => Activity::CircuitOpen,
@@ -179,6 +184,7 @@ impl Lane {
     fn turn<'c>(&mut self, consumer: &'c GroupConsumer, batch: &mut Batch<'c>) -> Result<(), kafka::Error> {
         self.delivery.check_commit(consumer)?;
         self.observe_commits();
+        self.start_waiting(consumer)?;
         let fetched = if self.holding {
             consumer.serve(FULL_WAIT)
         } else {
@@ -252,7 +258,9 @@ impl Lane {
             return Ok(());
         }
         crash::at(Point::Rewind)?;
-        let partitions: Vec<i32> = self.assigned.keys().copied().collect();
+        // Those that wait need not be waited for.
+        let partitions: Vec<i32> =
+            self.assigned.keys().copied().filter(|partition| !self.waiting.contains(*partition)).collect();
         match consumer.rewind(&partitions, RECOVER_WAIT, |skip| self.skipped(&skip)) {
             Ok(starts) => self.assigned.extend(starts.into_iter().map(|(partition, start)| (partition, Some(start)))),
             Err(failure) => return self.tell(failure),
@@ -354,7 +362,7 @@ impl Lane {
 
     fn answer(&mut self, consumer: &GroupConsumer, event: Event, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
         match event {
-            Event::Assigned(partitions) => self.take(consumer, &partitions, batch),
+            Event::Assigned(partitions) => self.take(consumer, &partitions),
             Event::Revoked { partitions, lost } => self.give_back(consumer, &partitions, lost, batch),
             Event::Committed(result) => {
                 self.metrics.commit_ended(result.is_ok());

@@ -1,6 +1,5 @@
 //! The checker on real Kafka: what is planted is found, and a killed process leaves nothing to find.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use modelstream::kafka::producer::{Headers, Outgoing, Producer, UNTAGGED};
@@ -111,7 +110,7 @@ fn what_is_planted_is_found() {
 }
 
 /// A transaction that stays open with the group's offsets of these partitions and nothing else.
-pub fn open_offsets(cluster: &Cluster, subject: &Subject, partitions: Range<i32>) -> BaseProducer {
+pub fn open_offsets(cluster: &Cluster, subject: &Subject, partitions: impl IntoIterator<Item = i32>) -> BaseProducer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &cluster.brokers).set("group.id", &subject.group);
     let member: BaseConsumer = config.create().expect("valid settings");

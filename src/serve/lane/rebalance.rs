@@ -1,5 +1,6 @@
 //! A lane takes partitions and gives them back.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::kafka;
@@ -11,21 +12,53 @@ use crate::serve::pulse::Activity;
 
 use super::{FULL_WAIT, Lane};
 
-/// How long a lane that takes partitions waits for their committed offsets; the group waits for it meanwhile.
-const ASSIGN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a lane that takes partitions stands still for their committed offsets, which brokers tell at once, unless they are
+/// looking for a coordinator or a transaction hides them.
+const ASSIGN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often partitions that wait for their committed offsets are tried again.
+const WAITING_RETRY: Duration = Duration::from_secs(2);
+/// How long the lane stands still at the first try; each takes twice as long as the one before, for a broker far away, up to
+/// [`WAITING_PATIENCE_MAX`]: the lane's other partitions flow in between.
+const WAITING_PATIENCE: Duration = Duration::from_millis(125);
+const WAITING_PATIENCE_MAX: Duration = Duration::from_millis(500);
 /// How long a lane finishes what it has, before it gives partitions back or goes back to the committed offsets; the group may
 /// wait for it meanwhile.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Partitions that were taken and stand still: they wait for their committed offsets, which are hidden while a transaction is open
+/// that they are part of, as that of a member that died is until its timeout.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    partitions: BTreeSet<i32>,
+    /// How often they were tried, and when last.
+    tries: u32,
+    tried: Option<Instant>,
+}
+
+impl Waiting {
+    pub(super) fn is_empty(&self) -> bool {
+        self.partitions.is_empty()
+    }
+
+    pub(super) fn contains(&self, partition: i32) -> bool {
+        self.partitions.contains(&partition)
+    }
+
+    /// How long to try, if it is time to.
+    fn begin_try(&mut self, now: Instant) -> Option<Duration> {
+        let is_early = self.tried.is_some_and(|tried| now - tried < WAITING_RETRY);
+        if self.is_empty() || is_early {
+            return None;
+        }
+        let patience = WAITING_PATIENCE.saturating_mul(1 << self.tries.min(16)).min(WAITING_PATIENCE_MAX);
+        (self.tries, self.tried) = (self.tries + 1, Some(now));
+        Some(patience)
+    }
+}
+
 impl Lane {
-    /// Takes partitions, each at its committed offset; where that is not told in time, the lane goes back to those of all its
-    /// partitions.
-    pub(super) fn take(
-        &mut self,
-        consumer: &GroupConsumer,
-        partitions: &[i32],
-        batch: &mut Batch<'_>,
-    ) -> Result<(), kafka::Error> {
+    /// Takes partitions, each at its committed offset; those for which that is not told in time wait for it.
+    pub(super) fn take(&mut self, consumer: &GroupConsumer, partitions: &[i32]) -> Result<(), kafka::Error> {
         crash::at(Point::Assign)?;
         let starts = consumer.assign(partitions, ASSIGN_TIMEOUT);
         self.assigned.extend(partitions.iter().map(|partition| (*partition, None)));
@@ -34,11 +67,27 @@ impl Lane {
             Ok(starts) => self.assigned.extend(starts.into_iter().map(|(partition, start)| (partition, Some(start)))),
             Err(failure) if matches!(failure.remedy(), Remedy::Stop | Remedy::Rejoin) => return Err(failure),
             Err(failure) => {
-                tracing::warn!(%failure, "the partitions wait for their committed offsets");
-                return self.leave(consumer, batch);
+                tracing::warn!(%failure, ?partitions, "the partitions wait for their committed offsets");
+                self.waiting.partitions.extend(partitions);
+                self.told = None;
             }
         }
         Ok(())
+    }
+
+    /// Starts the partitions that wait, where their committed offsets are told by now.
+    pub(super) fn start_waiting(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
+        let Some(patience) = self.waiting.begin_try(Instant::now()) else { return Ok(()) };
+        let partitions: Vec<i32> = self.waiting.partitions.iter().copied().collect();
+        match consumer.rewind(&partitions, patience, |skip| self.skipped(&skip)) {
+            Ok(starts) => {
+                self.assigned.extend(starts.into_iter().map(|(partition, start)| (partition, Some(start))));
+                self.waiting = Waiting::default();
+                tracing::info!(?partitions, "the partitions are at their committed offsets");
+                Ok(())
+            }
+            Err(failure) => self.tell(failure),
+        }
     }
 
     /// Finishes and commits what it can before the partitions go, unless they are lost already.
@@ -55,6 +104,7 @@ impl Lane {
         });
         self.delivery.forget(partitions);
         self.assigned.retain(|partition, _| !partitions.contains(partition));
+        self.waiting.partitions.retain(|partition| !partitions.contains(partition));
         self.lag.forget(partitions);
         consumer.unassign(partitions)?;
         self.metrics.forget_partitions(partitions);
@@ -93,5 +143,22 @@ impl Lane {
         if self.pulse.activity() == Activity::Starting {
             self.pulse.does(Activity::Flowing);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_that_wait_are_tried_seldom_and_with_more_patience() {
+        let (start, mut waiting) = (Instant::now(), Waiting::default());
+        assert_eq!(waiting.begin_try(start), None, "none waits");
+        waiting.partitions.insert(3);
+        assert_eq!(waiting.begin_try(start), Some(WAITING_PATIENCE));
+        assert_eq!(waiting.begin_try(start + WAITING_RETRY / 2), None);
+        assert_eq!(waiting.begin_try(start + WAITING_RETRY), Some(2 * WAITING_PATIENCE));
+        let last = (2..20).map(|tries| waiting.begin_try(start + tries * WAITING_RETRY)).last();
+        assert_eq!(last, Some(Some(WAITING_PATIENCE_MAX)));
     }
 }
