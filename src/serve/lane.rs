@@ -167,13 +167,13 @@ impl Lane {
                 self.answer_failure(failure)?;
                 batch.clear();
             }
-            let (open, waiting) = (self.models.is_open(Instant::now()), !self.models.are_set());
-            self.holding = open || waiting || self.adrift.is_some() || !batch.is_sent();
+            let (open, without_model) = (self.models.is_open(Instant::now()), !self.models.are_set());
+            self.holding = open || without_model || self.adrift.is_some() || !batch.is_sent();
             self.pulse.does(match self.adrift {
                 Some(_) => Activity::Recovering,
                 None if !self.waiting.is_empty() => Activity::Recovering,
                 None if self.pulse.activity() == Activity::Starting => Activity::Starting,
-                None if waiting => Activity::WaitingForModel,
+                None if without_model => Activity::WaitingForModel,
                 None if open => Activity::CircuitOpen,
                 None => Activity::Flowing,
             });
@@ -261,13 +261,24 @@ impl Lane {
         // Those that wait need not be waited for.
         let partitions: Vec<i32> =
             self.assigned.keys().copied().filter(|partition| !self.waiting.contains(*partition)).collect();
-        match consumer.rewind(&partitions, RECOVER_WAIT, |skip| self.skipped(&skip)) {
-            Ok(starts) => self.assigned.extend(starts.into_iter().map(|(partition, start)| (partition, Some(start)))),
-            Err(failure) => return self.tell(failure),
+        if self.go_back(consumer, &partitions, RECOVER_WAIT)? {
+            self.adrift = None;
+            tracing::info!(after_ms = since.elapsed().as_millis(), ?partitions, "back at the committed offsets");
         }
-        self.adrift = None;
-        tracing::info!(after_ms = since.elapsed().as_millis(), ?partitions, "back at the committed offsets");
         Ok(())
+    }
+
+    /// Whether `partitions` are at their committed offsets, after an attempt to move them there.
+    fn go_back(&mut self, consumer: &GroupConsumer, partitions: &[i32], wait: Duration) -> Result<bool, kafka::Error> {
+        match consumer.rewind(partitions, wait, |skip| self.skipped(&skip)) {
+            Ok(starts) => self.start_at(starts),
+            Err(failure) => return self.tell(failure).map(|()| false),
+        }
+        Ok(true)
+    }
+
+    fn start_at(&mut self, starts: Vec<(i32, i64)>) {
+        self.assigned.extend(starts.into_iter().map(|(partition, start)| (partition, Some(start))));
     }
 
     /// Whether the producer may send.

@@ -30,9 +30,9 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     partitions: BTreeSet<i32>,
-    /// How often they were tried, and when last.
-    tries: u32,
+    /// When they were tried last, and how long.
     tried: Option<Instant>,
+    patience: Duration,
 }
 
 impl Waiting {
@@ -50,9 +50,9 @@ impl Waiting {
         if self.is_empty() || is_early {
             return None;
         }
-        let patience = WAITING_PATIENCE.saturating_mul(1 << self.tries.min(16)).min(WAITING_PATIENCE_MAX);
-        (self.tries, self.tried) = (self.tries + 1, Some(now));
-        Some(patience)
+        self.tried = Some(now);
+        self.patience = (self.patience * 2).clamp(WAITING_PATIENCE, WAITING_PATIENCE_MAX);
+        Some(self.patience)
     }
 }
 
@@ -64,7 +64,7 @@ impl Lane {
         self.assigned.extend(partitions.iter().map(|partition| (*partition, None)));
         self.rebalanced("assign", partitions);
         match starts {
-            Ok(starts) => self.assigned.extend(starts.into_iter().map(|(partition, start)| (partition, Some(start)))),
+            Ok(starts) => self.start_at(starts),
             Err(failure) if matches!(failure.remedy(), Remedy::Stop | Remedy::Rejoin) => return Err(failure),
             Err(failure) => {
                 tracing::warn!(%failure, ?partitions, "the partitions wait for their committed offsets");
@@ -79,15 +79,11 @@ impl Lane {
     pub(super) fn start_waiting(&mut self, consumer: &GroupConsumer) -> Result<(), kafka::Error> {
         let Some(patience) = self.waiting.begin_try(Instant::now()) else { return Ok(()) };
         let partitions: Vec<i32> = self.waiting.partitions.iter().copied().collect();
-        match consumer.rewind(&partitions, patience, |skip| self.skipped(&skip)) {
-            Ok(starts) => {
-                self.assigned.extend(starts.into_iter().map(|(partition, start)| (partition, Some(start))));
-                self.waiting = Waiting::default();
-                tracing::info!(?partitions, "the partitions are at their committed offsets");
-                Ok(())
-            }
-            Err(failure) => self.tell(failure),
+        if self.go_back(consumer, &partitions, patience)? {
+            self.waiting = Waiting::default();
+            tracing::info!(?partitions, "the partitions are at their committed offsets");
         }
+        Ok(())
     }
 
     /// Finishes and commits what it can before the partitions go, unless they are lost already.
