@@ -212,18 +212,18 @@ pub fn status(status: &cli::Status) -> Result<Status, ConfigError> {
 /// What `--latency`, `--balanced` and `--throughput` set.
 struct Profile {
     commit_interval: Duration,
-    linger: &'static str,
+    linger: Duration,
 }
 
 impl Profile {
     /// Of the flags `--latency` and `--throughput`.
     fn of(latency: bool, throughput: bool) -> Profile {
-        let (millis, linger) = match (latency, throughput) {
-            (true, _) => (10, "linger.ms=0"),
-            (false, true) => (1_000, "linger.ms=20"),
-            (false, false) => (100, "linger.ms=2"),
+        let (interval, linger) = match (latency, throughput) {
+            (true, _) => (10, 0),
+            (false, true) => (1_000, 20),
+            (false, false) => (100, 2),
         };
-        Profile { commit_interval: Duration::from_millis(millis), linger }
+        Profile { commit_interval: Duration::from_millis(interval), linger: Duration::from_millis(linger) }
     }
 
     /// The interval that was `given`, or the profile's.
@@ -237,10 +237,8 @@ impl Profile {
         Ok(interval)
     }
 
-    /// The user's properties come after the profile's, so they win.
     fn connection(&self, common: &cli::Common) -> Result<Connection, ConfigError> {
-        let properties = [&[self.linger.to_owned()], common.properties.as_slice()].concat();
-        Ok(Connection::new(common.brokers(), &properties)?)
+        Ok(connection(common)?.with_linger(self.linger))
     }
 }
 

@@ -43,6 +43,14 @@ const MESSAGE_BYTES: u32 = 1_000_000;
 pub const PRODUCE_QUEUE_KIB: u32 = 48 * 1024;
 /// Records that wait for the broker.
 pub const PRODUCE_QUEUE_RECORDS: u32 = 100_000;
+/// How long a producer without transactions waits for a request to fill, unless [`Connection::with_linger`] says otherwise.
+const LINGER: Duration = Duration::from_millis(2);
+/// How long a transactional one does. Nobody sees a record before the commit, which waits for none of it. A record that has waited
+/// for longer while its partition's one request is under way makes librdkafka's thread spin: so it is longer than an answer takes.
+const TRANSACTION_LINGER: Duration = Duration::from_millis(20);
+/// How long records without a key stay with one partition of a transaction, each of which costs it an entry at the coordinator, its
+/// verification and a marker; librdkafka's default is 10 ms.
+const TRANSACTION_STICKY_LINGER: Duration = Duration::from_millis(25);
 /// What a reader without a group may have waiting: chunks of an artifact, of half a megabyte each, or dead letters.
 const READER_QUEUE_KIB: u32 = 4 * 1024;
 
@@ -72,6 +80,7 @@ const RESERVED: [(&str, &str); 17] = [
 pub struct Connection {
     brokers: String,
     properties: Vec<(String, String)>,
+    linger: Duration,
 }
 
 /// A `-X` property that cannot be used.
@@ -90,7 +99,12 @@ impl Connection {
     /// When a property has no value, or is one on which a promise rests.
     pub fn new(brokers: &str, properties: &[String]) -> Result<Connection, PropertyError> {
         let properties = properties.iter().map(|property| parse_property(property)).collect::<Result<_, _>>()?;
-        Ok(Connection { brokers: brokers.to_owned(), properties })
+        Ok(Connection { brokers: brokers.to_owned(), properties, linger: LINGER })
+    }
+
+    /// The same, but producers without transactions wait for `linger`, in whole milliseconds, for a request to fill.
+    pub fn with_linger(self, linger: Duration) -> Connection {
+        Connection { linger, ..self }
     }
 
     /// The bootstrap addresses.
@@ -176,7 +190,7 @@ impl Connection {
 
     /// An idempotent producer.
     pub(super) fn producer(&self) -> ClientConfig {
-        self.producer_with(&[("linger.ms", "2")])
+        self.producer_with(&[("linger.ms", &millis(self.linger))])
     }
 
     fn producer_with(&self, more: &[(&str, &str)]) -> ClientConfig {
@@ -194,11 +208,10 @@ impl Connection {
         self.client(&[&common, more].concat())
     }
 
-    /// A transactional producer. Nobody sees a record before the commit, and the lane has enough to score until the last requests
-    /// are answered: so they may be fuller than without transactions. Each partition costs a transaction an entry at the
-    /// coordinator, its verification and a marker: so records without a key stay with theirs for longer than librdkafka's 10 ms.
+    /// A transactional producer.
     pub(super) fn transactional_producer(&self, transactional_id: &str, timeout: Duration) -> ClientConfig {
-        let mut config = self.producer_with(&[("linger.ms", "5"), ("sticky.partitioning.linger.ms", "25")]);
+        let (linger, sticky) = (millis(TRANSACTION_LINGER), millis(TRANSACTION_STICKY_LINGER));
+        let mut config = self.producer_with(&[("linger.ms", &linger), ("sticky.partitioning.linger.ms", &sticky)]);
         config.set("transactional.id", transactional_id);
         config.set("transaction.timeout.ms", millis(timeout));
         config
@@ -260,6 +273,15 @@ mod tests {
         assert_eq!(connection.producer().get("enable.idempotence"), Some("true"));
         let transactional = connection.transactional_producer("t", Duration::from_secs(1));
         assert_eq!(transactional.get("linger.ms"), Some("50"));
+    }
+
+    #[test]
+    fn a_profiles_linger_is_for_producers_without_transactions() {
+        let connection = Connection::new("b:1", &[]).expect("valid").with_linger(Duration::ZERO);
+        assert_eq!(connection.producer().get("linger.ms"), Some("0"));
+        let transactional = connection.transactional_producer("t", Duration::from_secs(1));
+        assert_eq!(transactional.get("linger.ms"), Some("20"));
+        assert_eq!(connection.group_consumer("g", None, "error").get("linger.ms"), None);
     }
 
     #[test]
