@@ -58,16 +58,17 @@ pub struct Serve {
     /// process that is gone for good keeps its partitions until then.
     #[arg(long)]
     pub static_membership: bool,
-    /// For answers within milliseconds: commits every 10 ms, sends at once.
+    /// For answers within milliseconds: commits every 10 ms; without transactions, sends at once.
     #[arg(long, group = "profile")]
     pub latency: bool,
     /// Between the two [the default]: commits every 100 ms.
     #[arg(long, group = "profile")]
     pub balanced: bool,
-    /// For the most records per second: commits every second, sends larger batches.
+    /// For the most records per second: commits every second; without transactions, sends larger batches.
     #[arg(long, group = "profile")]
     pub throughput: bool,
-    /// How often finished records are committed; earlier when the input is idle [default: the profile's].
+    /// How often finished records are committed; earlier when the input is idle. While more records wait than the lane can
+    /// score, a transaction takes up to four times as long, at most a second [default: the profile's].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub commit_interval: Option<Duration>,
     /// Commit at the latest after this many records: it bounds what is done again after a failure, where the interval does not.
@@ -110,7 +111,7 @@ pub struct Serve {
     /// Leave the class probabilities out of the predictions.
     #[arg(long)]
     pub no_probabilities: bool,
-    /// The most records that a lane scores together; four times as many while the transaction before is being delivered.
+    /// The most records that a lane scores together; more while the transaction before is being delivered, if they are scored fast.
     #[arg(long, default_value_t = 2_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch_records: u32,
     /// How long a stopping process finishes what it has; then it exits with code 4 when the broker is away, 1 when a lane hangs.

@@ -31,6 +31,11 @@ use turn::Turn;
 const FLUSH_SLICE: Duration = Duration::from_millis(50);
 /// The most often that failures halve what is attempted at once: 2¹⁰ of the usual limits is little enough for any line.
 const HALVINGS_MAX: u32 = 10;
+/// So many intervals may a transaction take while records wait for the lane. What makes those late is that they wait, and a commit
+/// costs the same whatever is in it: so fewer of them let the lane catch up sooner.
+const INTERVALS_BEHIND: u32 = 4;
+/// The longest that an interval becomes by this.
+const INTERVAL_BEHIND_MAX: Duration = Duration::from_secs(1);
 /// After this many commits in a row twice as much is attempted again.
 const COMMITS_TO_DOUBLE: u32 = 4;
 
@@ -50,7 +55,7 @@ pub enum Promise {
 /// What makes a commit due, whichever comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitLimits {
-    /// The time since the last one.
+    /// The time since the last one; that of a transaction may become four times as long, up to a second, while records wait.
     pub interval: Duration,
     /// Finished records.
     pub records: u64,
@@ -268,13 +273,16 @@ impl Delivery {
         }
     }
 
-    /// How long until a commit is due.
-    pub fn due_in(&self) -> Duration {
+    /// How long until a commit is due; `behind` says that more records wait for the lane.
+    pub fn due_in(&self, behind: bool) -> Duration {
         let CommitLimits { interval, records, bytes } = self.limits;
         let halvings = self.pace.halvings;
         if self.records >= records >> halvings || self.bytes >= bytes >> halvings {
             return Duration::ZERO;
         }
+        // Where the broker is slow, nothing more is attempted at once.
+        let interval =
+            if behind && self.is_transactional() && halvings == 0 { interval_behind(interval) } else { interval };
         interval.saturating_sub(self.last_commit.elapsed())
     }
 
@@ -479,9 +487,21 @@ impl Delivery {
     }
 }
 
+fn interval_behind(interval: Duration) -> Duration {
+    interval.max(INTERVAL_BEHIND_MAX.min(interval * INTERVALS_BEHIND))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn while_records_wait_a_transaction_takes_longer_but_no_more_than_a_second() {
+        let millis = Duration::from_millis;
+        assert_eq!(interval_behind(millis(25)), millis(100));
+        assert_eq!(interval_behind(millis(400)), INTERVAL_BEHIND_MAX);
+        assert_eq!(interval_behind(millis(2_000)), millis(2_000), "never shorter than what was asked for");
+    }
 
     #[test]
     fn where_the_broker_is_slow_less_is_attempted_and_more_again_after_commits() {

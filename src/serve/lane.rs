@@ -43,9 +43,11 @@ const START_WAIT: Duration = Duration::from_millis(10);
 const IDLE_AFTER: Duration = Duration::from_millis(3);
 /// How long a full producer is left alone.
 const FULL_WAIT: Duration = Duration::from_millis(5);
-/// So many times the usual records are scored together while the transaction before is being delivered: nothing can be sent
-/// meanwhile, and whoever has scored already sends sooner.
-const BATCHES_AHEAD: usize = 8;
+/// While the transaction before is being delivered nothing can be sent, and whoever has scored already sends sooner: so more records
+/// than usual are scored together, up to so many times as many.
+const BATCHES_AHEAD: usize = 20;
+/// But only as many as this takes, which is about as long as the delivery does.
+const SCORE_AHEAD: Duration = Duration::from_millis(20);
 /// How long each attempt to recover waits for the broker, before the lane looks at its consumer again.
 const RECOVER_WAIT: Duration = Duration::from_secs(1);
 /// How often a lasting failure is told again.
@@ -76,6 +78,10 @@ pub struct Lane {
     skips: Skips,
     /// No record is taken.
     holding: bool,
+    /// The last batch was full: more records wait.
+    behind: bool,
+    /// How long a record of the last batch took to score.
+    score_time: Duration,
     /// What would be read next is not what comes after the committed offsets; since when.
     adrift: Option<Instant>,
     /// When a failure to recover was told last.
@@ -110,6 +116,8 @@ impl Lane {
             lag: Lag::default(),
             skips: Skips::default(),
             holding: false,
+            behind: false,
+            score_time: SCORE_AHEAD,
             adrift: None,
             told: None,
         })
@@ -189,19 +197,23 @@ impl Lane {
             consumer.serve(FULL_WAIT)
         } else {
             batch.clear();
-            let batches = if self.delivery.is_former_under_way() { BATCHES_AHEAD } else { 1 };
-            let records = self.models.batch_records(batches * self.settings.batch_records);
-            let usual = BatchLimits { records, bytes: BATCH_BYTES_MAX };
-            consumer.fetch(&mut batch.records, self.delivery.batch_limits(usual), self.wait())
+            let usual = self.settings.batch_records;
+            let wanted =
+                if self.delivery.is_former_under_way() { records_ahead(usual, self.score_time) } else { usual };
+            let limits = BatchLimits { records: self.models.batch_records(wanted), bytes: BATCH_BYTES_MAX };
+            consumer.fetch(&mut batch.records, self.delivery.batch_limits(limits), self.wait())
         };
         let idle = matches!(fetched, Fetched::Nothing) && batch.is_sent();
         match fetched {
-            Fetched::Records => self.score(consumer, batch)?,
+            Fetched::Records => {
+                self.behind = batch.records.len() >= self.models.batch_records(self.settings.batch_records);
+                self.score(consumer, batch)?;
+            }
             Fetched::Event(event) => self.answer(consumer, event, batch)?,
             Fetched::Nothing => {}
         }
         self.send(batch)?;
-        if idle || self.delivery.due_in().is_zero() {
+        if idle || self.delivery.due_in(self.behind).is_zero() {
             self.commit(consumer)?;
         }
         Ok(())
@@ -305,7 +317,7 @@ impl Lane {
     fn wait(&self) -> Duration {
         match (self.delivery.is_committing(), self.delivery.is_uncommitted()) {
             (true, _) => IDLE_AFTER,
-            (false, true) => IDLE_AFTER.min(self.delivery.due_in()),
+            (false, true) => IDLE_AFTER.min(self.delivery.due_in(self.behind)),
             (false, false) => IDLE_WAIT,
         }
     }
@@ -313,6 +325,7 @@ impl Lane {
     /// Scores the batch, the records of each model as one block.
     fn score(&mut self, consumer: &GroupConsumer, batch: &mut Batch<'_>) -> Result<(), kafka::Error> {
         crash::at(Point::AfterPoll)?;
+        let timer = Instant::now();
         self.models.sort(&batch.records);
         for index in 0..self.models.len() {
             if self.models.records_of(index, batch) == 0 {
@@ -330,6 +343,7 @@ impl Lane {
             }
             self.models.score(index, model, batch, &self.metrics)?;
         }
+        self.score_time = timer.elapsed() / u32::try_from(batch.records.len()).unwrap_or(u32::MAX).max(1);
         self.metrics.batch(batch.records.len());
         Ok(())
     }
@@ -458,5 +472,23 @@ impl Lane {
         self.observe_commits();
         tracing::info!("drained: everything finished is delivered and committed");
         Ok(())
+    }
+}
+
+/// How many records are scored together while nothing can be sent, where `usual` ones are otherwise and each takes `score_time`.
+fn records_ahead(usual: usize, score_time: Duration) -> usize {
+    let in_time = SCORE_AHEAD.as_nanos() / score_time.as_nanos().max(1);
+    usize::try_from(in_time).unwrap_or(usize::MAX).clamp(usual, BATCHES_AHEAD * usual)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fast_model_scores_more_ahead_and_a_slow_one_does_not() {
+        assert_eq!(records_ahead(2_000, Duration::from_nanos(1_000)), 20_000);
+        assert_eq!(records_ahead(2_000, Duration::ZERO), 2_000 * BATCHES_AHEAD);
+        assert_eq!(records_ahead(2_000, Duration::from_millis(5)), 2_000, "no fewer than usual");
     }
 }
