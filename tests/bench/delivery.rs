@@ -1,4 +1,4 @@
-//! What exactly-once costs: records a second and client CPU of one serving process on real Kafka, by delivery and commit
+//! What exactly-once costs where records always wait: records a second and client CPU of one serving process on real Kafka, by delivery and commit
 //! interval; and how long a lone record on an idle topic takes to be visible to a read_committed reader.
 //!
 //! ```text
@@ -67,6 +67,8 @@ struct Size {
 struct Measured {
     records_per_second: f64,
     cpu_micros_per_record: f64,
+    /// None without transactions.
+    records_per_transaction: Option<f64>,
 }
 
 fn main() {
@@ -108,11 +110,13 @@ fn measure(cluster: &Cluster, flow: &Flow, size: &Size, name: &str, delivery: &s
     let total = size.records as f64;
     let start = when(&serving, WARM_UP * total);
     let end = when(&serving, total);
+    let transactions = serving.total("modelstream_transactions_total");
     assert_eq!(serving.stop(), Some(0), "everything is delivered and committed");
     let (records, seconds) = (end.records - start.records, (end.at - start.at).as_secs_f64());
     Measured {
         records_per_second: records / seconds,
         cpu_micros_per_record: (end.cpu_seconds - start.cpu_seconds) * 1e6 / records,
+        records_per_transaction: (transactions > 0.0).then_some(total / transactions),
     }
 }
 
@@ -186,18 +190,23 @@ fn spread(mut values: Vec<f64>) -> [f64; 3] {
 fn print_rows(size: &Size, rows: &[Vec<Measured>]) {
     println!("{} records, {PARTITIONS} partitions, one lane, {} rounds", size.records, size.rounds);
     println!(
-        "| delivery | commit interval | records/s (min, median, max) | beside at-least-once | client CPU, µs a record |"
+        "| delivery | commit interval | records/s (min, median, max) | beside at-least-once | client CPU, µs a record | records a transaction |"
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|");
     for ((delivery, interval), measured) in ROWS.iter().zip(rows) {
         let [min, median, max] = spread(measured.iter().map(|row| row.records_per_second).collect());
         // Round by round, so that what slows the whole machine slows both.
         let ratios = measured.iter().zip(&rows[0]).map(|(row, base)| row.records_per_second / base.records_per_second);
         let [_, ratio, _] = spread(ratios.collect());
         let [_, cpu, _] = spread(measured.iter().map(|row| row.cpu_micros_per_record).collect());
+        let transactions: Vec<f64> = measured.iter().filter_map(|row| row.records_per_transaction).collect();
+        let transaction = match transactions.is_empty() {
+            true => String::new(),
+            false => format!("{:.0}", spread(transactions)[1]),
+        };
         let thousands = |value: f64| format!("{:.0}k", value / 1e3);
         let (min, median, max) = (thousands(min), thousands(median), thousands(max));
-        println!("| {delivery} | {interval} | {min}, {median}, {max} | {ratio:.2} x | {cpu:.2} |");
+        println!("| {delivery} | {interval} | {min}, {median}, {max} | {ratio:.2} x | {cpu:.2} | {transaction} |");
     }
 }
 
