@@ -197,9 +197,11 @@ impl Lane {
             consumer.serve(FULL_WAIT)
         } else {
             batch.clear();
-            let usual = self.settings.batch_records;
-            let wanted =
-                if self.delivery.is_former_under_way() { records_ahead(usual, self.score_time) } else { usual };
+            let (usual, commit) = (self.settings.batch_records, self.settings.commit.records);
+            let wanted = match self.delivery.is_former_under_way() {
+                true => records_ahead(usual, commit, self.score_time),
+                false => usual,
+            };
             let limits = BatchLimits { records: self.models.batch_records(wanted), bytes: BATCH_BYTES_MAX };
             consumer.fetch(&mut batch.records, self.delivery.batch_limits(limits), self.wait())
         };
@@ -475,10 +477,12 @@ impl Lane {
     }
 }
 
-/// How many records are scored together while nothing can be sent, where `usual` ones are otherwise and each takes `score_time`.
-fn records_ahead(usual: usize, score_time: Duration) -> usize {
+/// How many records are scored together while nothing can be sent, where `usual` ones are otherwise, `commit` make a commit due and
+/// each takes `score_time`.
+fn records_ahead(usual: usize, commit: u64, score_time: Duration) -> usize {
     let in_time = SCORE_AHEAD.as_nanos() / score_time.as_nanos().max(1);
-    usize::try_from(in_time).unwrap_or(usize::MAX).clamp(usual, BATCHES_AHEAD * usual)
+    let most = usize::try_from(commit).unwrap_or(usize::MAX).min(BATCHES_AHEAD * usual);
+    usize::try_from(in_time).unwrap_or(usize::MAX).min(most).max(usual)
 }
 
 #[cfg(test)]
@@ -487,8 +491,10 @@ mod tests {
 
     #[test]
     fn a_fast_model_scores_more_ahead_and_a_slow_one_does_not() {
-        assert_eq!(records_ahead(2_000, Duration::from_nanos(1_000)), 20_000);
-        assert_eq!(records_ahead(2_000, Duration::ZERO), 2_000 * BATCHES_AHEAD);
-        assert_eq!(records_ahead(2_000, Duration::from_millis(5)), 2_000, "no fewer than usual");
+        let (fast, slow) = (Duration::from_nanos(1_000), Duration::from_millis(5));
+        assert_eq!(records_ahead(2_000, 250_000, fast), 20_000);
+        assert_eq!(records_ahead(2_000, 250_000, Duration::ZERO), 2_000 * BATCHES_AHEAD);
+        assert_eq!(records_ahead(2_000, 250_000, slow), 2_000, "no fewer than usual");
+        assert_eq!(records_ahead(50, 100, fast), 100, "a transaction has no more than it may");
     }
 }
