@@ -67,7 +67,8 @@ fn kill_at(step: &str, crash_points: &str) {
     let Some(cluster) = real_kafka(&format!("once-{step}")) else { return };
     let flow = Flow::new(&cluster, 2);
     cluster.publish_iris("iris", "7");
-    let more = [&["--batch-records", "50", "--commit-interval", "20ms"][..], &SHORT_SESSION].concat();
+    // Many transactions, however fast the records are scored.
+    let more = [&["--batch-records", "50", "--commit-records", "200"][..], &SHORT_SESSION].concat();
     let named = |name: &'static str| flow.arguments(&[&more[..], &["--instance", name]].concat());
     let mut victim = cluster.serve_disturbed(crash_points, &named("victim"));
     send(&cluster, &flow, RECORDS);

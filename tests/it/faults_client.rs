@@ -77,8 +77,7 @@ fn a_process_that_is_told_to_stop_leaves_no_transaction_open() {
 fn a_second_signal_during_the_drain_costs_nothing_but_time() {
     let Some(cluster) = real_kafka("fault-two-signals") else { return };
     let watched = Watched::new(&cluster, 2);
-    let often =
-        [&["--batch-records", "50", "--commit-interval", "20ms", "--instance", "a"][..], &SHORT_SESSION].concat();
+    let often = [&["--batch-records", "50", "--commit-records", "200", "--instance", "a"][..], &SHORT_SESSION].concat();
     let mut stuck = cluster.serve_disturbed("before-commit=hang@3", &watched.arguments(&often));
     watched.fill(0..2, 0..5_000);
     wait_until("two transactions were committed", || {
@@ -111,7 +110,7 @@ fn a_stderr_that_nobody_reads_stops_no_lane() {
 fn a_stderr_that_nobody_reads_keeps_no_process_from_ending() {
     let Some(cluster) = real_kafka("fault-stderr-end") else { return };
     let watched = Watched::new(&cluster, 2);
-    let patience = ["--stall-timeout", "15s", "--instance", "a", "--commit-interval", "20ms", "--batch-records", "50"];
+    let patience = ["--stall-timeout", "15s", "--instance", "a", "--commit-records", "200", "--batch-records", "50"];
     let patience = [&patience[..], &SHORT_SESSION].concat();
     let mut hanging = cluster.serve_unread("before-commit=hang@3", &watched.arguments(&patience));
     watched.fill(0..2, 0..10_000);
