@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use crate::cli;
 use crate::kafka::Connection;
 use crate::kafka::consumer::OffsetReset;
-use crate::kafka::settings::PropertyError;
+use crate::kafka::settings::{LINGER, PropertyError};
 use crate::pipeline::{AvroFraming, InputFormat, OutputFormat};
 use crate::registry::fleet::REPORT_INTERVAL;
 use crate::registry::selector::SelectorError;
@@ -218,12 +218,12 @@ struct Profile {
 impl Profile {
     /// Of the flags `--latency` and `--throughput`.
     fn of(latency: bool, throughput: bool) -> Profile {
-        let (interval, linger) = match (latency, throughput) {
-            (true, _) => (10, 0),
-            (false, true) => (1_000, 20),
-            (false, false) => (100, 2),
+        let (millis, linger) = match (latency, throughput) {
+            (true, _) => (10, Duration::ZERO),
+            (false, true) => (1_000, Duration::from_millis(20)),
+            (false, false) => (100, LINGER),
         };
-        Profile { commit_interval: Duration::from_millis(interval), linger: Duration::from_millis(linger) }
+        Profile { commit_interval: Duration::from_millis(millis), linger }
     }
 
     /// The interval that was `given`, or the profile's.

@@ -44,7 +44,7 @@ pub const PRODUCE_QUEUE_KIB: u32 = 48 * 1024;
 /// Records that wait for the broker.
 pub const PRODUCE_QUEUE_RECORDS: u32 = 100_000;
 /// How long a producer without transactions waits for a request to fill, unless [`Connection::with_linger`] says otherwise.
-const LINGER: Duration = Duration::from_millis(2);
+pub const LINGER: Duration = Duration::from_millis(2);
 /// How long a transactional one does. Nobody sees a record before the commit, which waits for none of it. A record that has waited
 /// for longer while its partition's one request is under way makes librdkafka's thread spin: so it is longer than an answer takes.
 const TRANSACTION_LINGER: Duration = Duration::from_millis(20);
