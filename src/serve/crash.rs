@@ -58,6 +58,8 @@ mod armed {
     const NAP: Duration = Duration::from_secs(8);
     /// About as long as a commit takes, so that the kill meets it on its way.
     const SOON: Duration = Duration::from_millis(3);
+    /// Longer than any linger: what was produced before is at the broker when the process stands still.
+    const PRODUCED: Duration = Duration::from_millis(200);
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum What {
@@ -135,7 +137,10 @@ mod armed {
                 std::thread::sleep(SOON);
                 signal("KILL");
             })),
-            What::Stop => signal("STOP"),
+            What::Stop => {
+                std::thread::sleep(PRODUCED);
+                signal("STOP");
+            }
             What::Panic => panic!("crash point {name}"),
             What::Hang => std::thread::sleep(FOR_EVER),
             What::Nap => std::thread::sleep(NAP),
