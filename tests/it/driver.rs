@@ -4,7 +4,6 @@
 //! Used by the tests here, and by `tests/soak`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -82,44 +81,6 @@ pub struct Outcome {
     pub fenced: u32,
     /// From each kill until new records of every partition had their result.
     pub recoveries: Vec<Duration>,
-    /// The whole run.
-    pub took: Duration,
-}
-
-impl Outcome {
-    pub const HEAD: &str = "  seed nodes members     records kills faults fenced | lost duplicate other | recovery p50    max | rework  took";
-
-    /// Violations other than lost and duplicate ones.
-    pub fn others(&self) -> u64 {
-        let Report { phantom, reordered, torn, skipped, aborted_read, unseen, uncommitted, .. } = &self.report;
-        phantom + reordered + torn + skipped + aborted_read + unseen + uncommitted
-    }
-
-    /// A quantile of the recoveries.
-    pub fn recovery(&self, quantile: f64) -> Duration {
-        let mut sorted = self.recoveries.clone();
-        sorted.sort_unstable();
-        let last = sorted.len().saturating_sub(1) as f64;
-        sorted.get((last * quantile).round() as usize).copied().unwrap_or_default()
-    }
-
-    /// Results that were written for nothing, as a share of the records.
-    pub fn rework(&self) -> f64 {
-        self.report.aborted as f64 / self.report.expected.max(1) as f64
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { seed, three_nodes, members, .. } = self.plan;
-        let Report { expected, lost, duplicate, .. } = self.report;
-        let (nodes, others) = (if three_nodes { 3 } else { 1 }, self.others());
-        write!(f, "{seed:6} {nodes:5} {members:7} {expected:11} {:5} {:6} ", self.kills, self.faults)?;
-        write!(f, "{:6} | ", self.fenced)?;
-        write!(f, "{lost:4} {duplicate:9} {others:5} | ")?;
-        write!(f, "{:10.1} s {:5.1} s | ", self.recovery(0.5).as_secs_f64(), self.recovery(1.0).as_secs_f64())?;
-        write!(f, "{:6.3} {:4.0} s", self.rework(), self.took.as_secs_f64())
-    }
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
@@ -252,7 +213,6 @@ impl Run {
     }
 
     fn finish(mut self) -> Outcome {
-        let began = Instant::now();
         let checker = self.check();
         self.start_due();
         self.members.iter().filter_map(|member| member.serving.as_ref()).for_each(Serving::wait_until_ready);
@@ -276,7 +236,7 @@ impl Run {
         }
         let recoveries = std::mem::take(&mut lock(&self.recoveries).done);
         let Run { plan, kills, faults, fenced, .. } = self;
-        Outcome { plan, report, kills, faults, fenced, recoveries, took: began.elapsed() }
+        Outcome { plan, report, kills, faults, fenced, recoveries }
     }
 
     /// At which record what happens.

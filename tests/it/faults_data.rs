@@ -60,7 +60,7 @@ fn poison_of_every_kind_costs_no_other_record_its_result() {
         right && message.key() == Some(format!("{partition}-{offset}").as_bytes())
     });
     let kinds = poison();
-    let lanes = ["--lanes", "2", "--batch-records", "100", "--commit-interval", "20ms"];
+    let lanes = ["--lanes", "2", "--batch-records", "100", "--commit-records", "500"];
     let mut serving = cluster.serve_disturbed("before-commit=abort/7", &watched.arguments(&lanes));
     wait_until("each lane has its share", || {
         serving.metric("modelstream_assigned_partitions").values().eq([&2.0, &2.0])

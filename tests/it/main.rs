@@ -10,6 +10,7 @@ mod compatibility;
 mod dead_letters;
 mod demo;
 mod deploy;
+#[expect(dead_code, reason = "tests/soak reads the rest of an outcome")]
 mod driver;
 mod exactly_once;
 mod faults;

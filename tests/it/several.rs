@@ -105,7 +105,7 @@ fn each_record_is_scored_by_its_model(test: &str, route: &str) {
     cluster.publish_iris("iris", "7");
     let models = ["--model", "iris", "--model", "penguins:1", "--route", route, "--instance", "a", "--lanes", "2"];
     let flow_of = ["--input", &flow.input, "--output", &flow.output, "--batch-records", "50"];
-    let arguments = [&models[..], &flow_of, &["--commit-interval", "20ms"], &SHORT_SESSION].concat();
+    let arguments = [&models[..], &flow_of, &["--commit-records", "50"], &SHORT_SESSION].concat();
     send(&cluster, &flow.input, 0..RECORDS / 2);
     let mut victim = cluster.serve_disturbed("mid-produce=kill@20", &arguments);
     wait_until("one of two models is there", || victim.total("modelstream_model_info") == 1.0);
@@ -171,8 +171,7 @@ fn the_input_says_which_model_a_record_is_for() {
     let group = cluster.name("group");
     let models = ["--model", "iris,penguins", "--route", "topic", "--input", &iris_in, "--input", &penguins_in];
     let more = ["--output", &iris.output, "--group", &group, "--instance", "a", "--batch-records", "50"];
-    let arguments =
-        [&models[..], &more, &["--commit-interval", "20ms", "--static-membership"], &SHORT_SESSION].concat();
+    let arguments = [&models[..], &more, &["--commit-records", "50", "--static-membership"], &SHORT_SESSION].concat();
     let keys: Vec<String> = (0..RECORDS).map(|index| format!("iris-{index}")).collect();
     cluster.send(&iris.input, keys.iter().map(|key| (Some(key.as_bytes()), Some(GOOD))));
     let others: Vec<String> = (0..RECORDS).map(|index| format!("penguins-{index}")).collect();

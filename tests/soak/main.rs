@@ -21,13 +21,13 @@ mod harness;
 #[path = "../it/proxy.rs"]
 #[expect(dead_code, reason = "the tests of tests/it use the rest")]
 mod proxy;
+mod table;
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use driver::{Outcome, Plan, Random};
+use driver::{Plan, Random};
+use table::Row;
 
 const USAGE: &str = "--seeds A-B|N, --records N, --rate N, --state FILE";
 
@@ -46,27 +46,27 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut lines = former(&settings);
-    let mut well = true;
-    println!("{}", Outcome::HEAD);
-    lines.iter().for_each(|line| println!("{line}"));
+    let mut rows = settings.state.as_deref().map(table::read).unwrap_or_default();
+    println!("{}", table::HEAD);
+    rows.iter().for_each(|row| println!("{row}"));
     for seed in settings.seeds.clone() {
-        if lines.iter().any(|line| seed_of(line) == Some(seed)) {
+        if rows.iter().any(|row| row.seed == seed) {
             continue;
         }
         let outcome = driver::run(&format!("soak-{seed}"), &plan(seed, &settings))
             .expect("a soak without a broker proves nothing");
-        let line = outcome.to_string();
-        println!("{line}");
+        let row = Row::of(&outcome);
+        println!("{row}");
         if !outcome.report.is_exactly_once() {
-            well = false;
             println!("{:#?}", outcome.report);
         }
-        record(&settings, &line);
-        lines.push(line);
+        if let Some(state) = &settings.state {
+            table::append(state, &row);
+        }
+        rows.push(row);
     }
-    println!("{}", sum(&lines));
-    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("{}", table::total(&rows));
+    if rows.iter().all(Row::is_exactly_once) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What seed `seed` does. One in three has three brokers, one in ten twelve processes.
@@ -110,41 +110,4 @@ fn settings(mut arguments: impl Iterator<Item = String>) -> Result<Settings, Str
         }
     }
     Ok(settings)
-}
-
-/// The lines of seeds that were run before.
-fn former(settings: &Settings) -> Vec<String> {
-    let Some(text) = settings.state.as_ref().and_then(|path| std::fs::read_to_string(path).ok()) else {
-        return Vec::new();
-    };
-    text.lines().filter(|line| seed_of(line).is_some()).map(str::to_owned).collect()
-}
-
-fn record(settings: &Settings, line: &str) {
-    let Some(path) = &settings.state else { return };
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-    file.and_then(|mut file| writeln!(file, "{line}")).expect("the state can be written");
-}
-
-fn seed_of(line: &str) -> Option<u64> {
-    line.split_whitespace().next()?.parse().ok()
-}
-
-/// Records, kills, lost and duplicate ones of all lines, and the middle and the longest recovery of the middle ones.
-fn sum(lines: &[String]) -> String {
-    let column = |index: usize| {
-        let values = lines.iter().filter_map(move |line| line.split_whitespace().nth(index)?.parse::<f64>().ok());
-        values.collect::<Vec<f64>>()
-    };
-    let total = |index: usize| column(index).iter().sum::<f64>();
-    let [records, kills, faults, lost, duplicate, others] = [3, 4, 5, 8, 9, 10].map(total);
-    let mut recoveries = column(12);
-    recoveries.sort_by(f64::total_cmp);
-    let middle = recoveries.get(recoveries.len() / 2).copied().unwrap_or_default();
-    let longest = Duration::from_secs_f64(column(14).into_iter().fold(0.0, f64::max));
-    format!(
-        "{} seeds: {records} records, {kills} kills, {faults} faults; {lost} lost, {duplicate} duplicate, {others} other violations; recovery: median of the medians {middle} s, longest {} s",
-        lines.len(),
-        longest.as_secs_f64(),
-    )
 }
