@@ -247,8 +247,13 @@ impl Report {
 
     /// As [`Report::is_exactly_once`], apart from duplicates.
     pub fn is_at_least_once(&self) -> bool {
-        let Report { lost, phantom, reordered, torn, skipped, aborted_read, unseen, uncommitted, .. } = self;
-        [lost, phantom, reordered, torn, skipped, aborted_read, unseen, uncommitted].iter().all(|count| **count == 0)
+        self.lost == 0 && self.others() == 0
+    }
+
+    /// Violations other than lost and duplicate results.
+    pub fn others(&self) -> u64 {
+        let Report { phantom, reordered, torn, skipped, aborted_read, unseen, uncommitted, .. } = self;
+        phantom + reordered + torn + skipped + aborted_read + unseen + uncommitted
     }
 }
 

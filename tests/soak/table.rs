@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ pub const HEAD: &str = "\
 |---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// What a seed did, and what came of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Row {
     pub seed: u64,
     brokers: u32,
@@ -24,7 +25,7 @@ pub struct Row {
 }
 
 /// What is added up over the seeds.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Counts {
     records: u64,
     kills: u32,
@@ -43,7 +44,6 @@ struct Counts {
 impl Row {
     pub fn of(outcome: &Outcome) -> Row {
         let Report { expected, aborted, lost, duplicate, .. } = outcome.report;
-        let Report { phantom, reordered, torn, skipped, aborted_read, unseen, uncommitted, .. } = outcome.report;
         Row {
             seed: outcome.plan.seed,
             brokers: if outcome.plan.three_nodes { 3 } else { 1 },
@@ -55,9 +55,9 @@ impl Row {
                 fenced: outcome.fenced,
                 lost,
                 duplicate,
-                other: phantom + reordered + torn + skipped + aborted_read + unseen + uncommitted,
+                other: outcome.report.others(),
                 aborted,
-                recoveries: outcome.recoveries.iter().map(std::time::Duration::as_secs_f64).collect(),
+                recoveries: outcome.recoveries.iter().map(Duration::as_secs_f64).collect(),
             },
         }
     }
